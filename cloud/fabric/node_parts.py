@@ -13,8 +13,10 @@ from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.activations.admission import Admissions
 from cloud.fabric.service.activations.approval import Approvals
+from cloud.fabric.service.activations.recognition import Recognition
 from cloud.fabric.service.activations.starts import ActivationStarts
 from cloud.fabric.service.activations.with_tpm import Activations
+from cloud.fabric.service.activations.without_tpm import SoftwareActivations
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.audit_retention import AuditRetention
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
@@ -32,6 +34,7 @@ from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.session_refusals import SessionRefusals
 from cloud.fabric.service.nodes.sessions import Sessions
+from cloud.fabric.service.nodes.software_renewal import SoftwareRenewals
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.fabric.service.nodes.statement_stream import StatementStream
 from cloud.fabric.service.ports import Now, ServiceCertificates
@@ -101,11 +104,13 @@ class NodeParts:
     """Use cases of nodes: exchanges that nodes begin, and the background work on their rows."""
 
     activations: Activations
+    software_activations: SoftwareActivations
     approvals: Approvals
     confirmations: Confirmations
     sessions: Sessions
     statements: Statements
     renewals: Renewals
+    software_renewals: SoftwareRenewals
     lapses: Lapses
     closings: Closings
     chip_challenges: ChipChallenges
@@ -153,10 +158,12 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
     )
     fingerprints = _fingerprints(stores, ports, shared)
     pcr_quotes = PcrQuotes(tenants=stores.tenants, codes=stores.codes, seen=seen)
+    renewals = _renewals(stores, ports, shared, chip_challenges)
     checks = _Checks(chip_challenges, pcr_quotes, lapses)
     activations = _activation_parts(stores, ports, shared, secrets.epoch, checks)
     return NodeParts(
         activations=activations.activations,
+        software_activations=activations.software_activations,
         approvals=activations.approvals,
         confirmations=Confirmations(
             now=now,
@@ -166,6 +173,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
             code_checks=shared.code_checks,
             lapses=lapses,
             nodes=stores.nodes,
+            enrolled=stores.enrolled,
             statements=statements,
             statement_stream=stream,
             wake_room=shared.wake_room,
@@ -173,7 +181,13 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         ),
         sessions=_sessions(stores, ports, secrets, shared, trust, statements, (pcr_quotes, fingerprints, clones)),
         statements=statements,
-        renewals=_renewals(stores, ports, shared, chip_challenges),
+        renewals=renewals,
+        software_renewals=SoftwareRenewals(
+            public_url=ports.public_url,
+            nonce_key=secrets.nonce_key,
+            renewals=renewals,
+            fingerprints=fingerprints,
+        ),
         lapses=lapses,
         closings=Closings(transaction=transaction, audit=audit, nodes=stores.nodes, issuer=ports.issuer),
         chip_challenges=chip_challenges,
@@ -259,6 +273,7 @@ class _ActivationParts:
     """Use cases of activations."""
 
     activations: Activations
+    software_activations: SoftwareActivations
     approvals: Approvals
 
 
@@ -316,4 +331,14 @@ def _activation_parts(stores: Stores, ports: Ports, shared: Shared, epoch: int, 
         starts=starts,
         admissions=admissions,
     )
-    return _ActivationParts(activations=activations, approvals=approvals)
+    software_activations = SoftwareActivations(
+        entropy=ports.entropy,
+        activations=stores.activations,
+        nodes=stores.nodes,
+        tenants=stores.tenants,
+        chip_challenges=checks.chip_challenges,
+        starts=starts,
+        recognition=Recognition(nodes=stores.nodes, enrolled=stores.enrolled),
+        admissions=admissions,
+    )
+    return _ActivationParts(activations=activations, software_activations=software_activations, approvals=approvals)

@@ -39,7 +39,8 @@ def add_options(group: ArgumentParser) -> None:
         "show",
         "show an activation with the evidence of its machine",
         "The evidence is what the machine has proved or reported. `matched` says by what a known machine was recognised: "
-        "by its TPM (chip), by its earlier key (key), or by its own report of its hardware (fingerprint).",
+        "by its TPM (chip). Without a TPM: by its earlier key and its serial numbers (key), by its serial numbers alone "
+        "(fingerprint), or by its earlier key with other serial numbers (changed).",
         run=show,
     )
     showing.add_argument("activation", metavar="ACTIVATION", help="id of the activation")

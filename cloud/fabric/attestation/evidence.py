@@ -146,7 +146,7 @@ def verify_key(
     if attestation.certified_name != object_name(key.public):
         raise EvidenceRefused(25, "evidence_refused", "the attestation is about another key")
     spki = _spki(node_key)
-    _check_request(csr, spki)
+    check_request(csr, spki)
     return NodeKey(public_key=node_key, spki=spki)
 
 
@@ -190,7 +190,7 @@ def _read_attestation(key: KeyEvidence) -> tuple[Attestation, Signature]:
     return attestation, signature
 
 
-def _check_request(csr: bytes, spki: bytes) -> None:
+def check_request(csr: bytes, spki: bytes) -> None:
     """Steps 26 to 28."""
     if len(csr) > CSR_BYTES_MAX:
         raise EvidenceRefused(26, "csr_refused", f"the certificate request has more than {CSR_BYTES_MAX} bytes")

@@ -28,7 +28,7 @@ ActivationState = Literal[
     "superseded",
     "failed",
 ]
-Matched = Literal["", "chip", "key", "fingerprint"]
+Matched = Literal["", "chip", "key", "fingerprint", "changed"]
 Text = Annotated[str, limits(maxLength=TEXT_CHARS_MAX)]
 
 
@@ -74,7 +74,8 @@ class Activation(msgspec.Struct, frozen=True):
     generation: int
     """Generation of the node. 0 before an approval."""
     matched: Matched
-    """By what a known machine is recognised: its TPM (`chip`), its earlier key (`key`), or its own report (`fingerprint`)."""
+    """By what a known machine is recognised: its TPM (`chip`); its earlier key and its fingerprint (`key`); its own report
+    alone (`fingerprint`); its earlier key alone, with too little of the enrolled fingerprint (`changed`)."""
     ek_name: str
     """TPM name of the endorsement key in hex. Empty without a TPM."""
     ek_issuer: str

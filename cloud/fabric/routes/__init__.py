@@ -13,6 +13,7 @@ from cloud.fabric.routes import (
     operator,
     renewal,
     repository,
+    software,
     trust,
 )
 from cloud.fabric.routes.access import refuse
@@ -25,6 +26,7 @@ def routes() -> list[Router]:
         *decisions.HANDLERS,
         *node.HANDLERS,
         *renewal.HANDLERS,
+        *software.HANDLERS,
         *operator.HANDLERS,
         *hardware.HANDLERS,
         *clones.HANDLERS,

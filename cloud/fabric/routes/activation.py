@@ -15,7 +15,27 @@ from cloud.http.openapi import operation_options
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import Activated, AwaitedApproval, Challenge, ProveActivation, StartActivation
 
-_CODE = (errors.CodeRefused, errors.CodeExpired, errors.CodeRevoked)
+CODE_REFUSALS = (errors.CodeRefused, errors.CodeExpired, errors.CodeRevoked)
+"""Refusals of an activation code."""
+PROOF_REFUSALS = (
+    *CODE_REFUSALS,
+    errors.NotFound,
+    errors.Invalid,
+    errors.ChallengeExpired,
+    errors.ChallengeFailed,
+    errors.ActivationClosed,
+    errors.EvidenceNotAccepted,
+    errors.TierNotAllowed,
+    errors.CsrRefused,
+    errors.SeatsExhausted,
+    errors.NodeRevoked,
+    errors.ApprovalDenied,
+    errors.ApprovalExpired,
+    errors.TooManyChallenges,
+    errors.TooOften,
+    errors.IssuerUnavailable,
+)
+"""Refusals of the proof of an activation, with a TPM and without one."""
 
 
 @post(
@@ -25,7 +45,7 @@ _CODE = (errors.CodeRefused, errors.CodeExpired, errors.CodeRevoked)
         ANONYMOUS,
         bucket=ACTIVATION,
         refuses=(
-            *_CODE,
+            *CODE_REFUSALS,
             errors.Invalid,
             errors.TooOften,
             errors.EvidenceNotAccepted,
@@ -50,25 +70,7 @@ async def start_activation(
     opt=operation_options(
         ANONYMOUS,
         bucket=ACTIVATION,
-        refuses=(
-            *_CODE,
-            errors.NotFound,
-            errors.Invalid,
-            errors.ChallengeExpired,
-            errors.ChallengeFailed,
-            errors.ActivationClosed,
-            errors.EvidenceNotAccepted,
-            errors.TierNotAllowed,
-            errors.CsrRefused,
-            errors.QuoteRefused,
-            errors.SeatsExhausted,
-            errors.NodeRevoked,
-            errors.ApprovalDenied,
-            errors.ApprovalExpired,
-            errors.TooManyChallenges,
-            errors.TooOften,
-            errors.IssuerUnavailable,
-        ),
+        refuses=(*PROOF_REFUSALS, errors.QuoteRefused),
         also={202: AwaitedApproval},
     ),
 )

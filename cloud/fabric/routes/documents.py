@@ -78,9 +78,13 @@ API = Api(
         Tag(
             "activation",
             "A machine becomes a node, with an operator's approval where it is demanded.",
-            ("/v1/activations",),
+            ("/v1/activations", "/v1/software-activations"),
         ),
-        Tag("renewal", "A node renews its device certificate with fresh TPM evidence.", ("/v1/node/renewals",)),
+        Tag(
+            "renewal",
+            "A node renews its device certificate with fresh evidence.",
+            ("/v1/node/renewals", "/v1/node/software-renewals"),
+        ),
         Tag("sessions", "A node proves its identity, gets its statement, and waits for changes.", ("/v1/node/",)),
         Tag("codes", "Activation codes.", ("/v1/codes", "/v1/tenants/{tenant}/codes")),
         Tag("tenants", "Tenants and the hardware that they trust.", ("/v1/tenants",)),

@@ -17,6 +17,7 @@ _RENEWAL = Mapper(RenewalRow, Renewal)
 
 _ADD = _RENEWAL.insert
 _BY_ID = compiled(_RENEWAL.select().where(Renewal.id == param("id")))
+_BY_PROOF = compiled(_RENEWAL.select().where(Renewal.node == param("node"), Renewal.proof_hash == param("proof_hash")))
 _OPEN = compiled(
     Renewal.select(Count(alias="n")).where(
         Renewal.node == param("node"),
@@ -90,6 +91,10 @@ class RenewalStore:
 
     async def find(self, renewal: RenewalId) -> RenewalRow | None:
         return _RENEWAL.read_one(await self._engine.fetch_one(_BY_ID, id=renewal))
+
+    async def find_proved(self, node: NodeId, proof_hash: str) -> RenewalRow | None:
+        """The node's renewal that a proof with this hash proved."""
+        return _RENEWAL.read_one(await self._engine.fetch_one(_BY_PROOF, node=node, proof_hash=proof_hash))
 
     async def count_open(self, node: NodeId, now: datetime) -> int:
         """Count a node's challenges that have not expired at `now`.

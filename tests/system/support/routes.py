@@ -31,6 +31,8 @@ from protocol.messages.activation import Challenge, StartActivation
 from protocol.messages.est import TYPE_PKCS10, encode_base64
 from protocol.messages.renewal import PATH_RENEWALS, RenewalChallenge, Renewed, StartRenewal, path_proof
 from protocol.messages.sessions import Ask
+from protocol.messages.software import RenewSoftware, StartSoftwareActivation
+from tests.cloud.fabric.software_machine import spki_of
 from tests.simulators.forged_evidence import maker, p256, request
 from tests.system.support.harness import new_cloud
 from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
@@ -190,6 +192,14 @@ class World:
     def start(self) -> object:
         return StartActivation(self.code, self.spare.evidence(), "1.0")
 
+    def start_software(self) -> object:
+        """A request that is refused, because the tenant does not admit machines without a TPM."""
+        return StartSoftwareActivation(self.code, spki_of(self.spare.node_key), "1.0")
+
+    def renew_software(self) -> object:
+        """A request that is refused, because the node has a TPM."""
+        return RenewSoftware(self.victim.device, request(new_key()), "a.b.c")
+
     def start_renewal(self) -> object:
         """A request that is refused, because accepted ones are limited for each node and minute."""
         return StartRenewal(self.victim_session.chain[0], self.spare.evidence(), "1.0")
@@ -228,6 +238,9 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "fabric GET /v1/activations/{activation}": _nothing,
     "fabric POST /v1/activations/{activation}/approve": _reason,
     "fabric POST /v1/activations/{activation}/deny": _reason,
+    "fabric POST /v1/software-activations": World.start_software,
+    "fabric POST /v1/software-activations/{activation}/proof": lambda _: {"csr": "MIIB", "proof": "a.b.c"},
+    "fabric POST /v1/node/software-renewals": World.renew_software,
     "fabric POST /v1/node/nonces": _nothing,
     "fabric POST /v1/node/sessions": lambda world: world.other.open_session(request(new_key())),
     "fabric POST /v1/node/renewals": World.start_renewal,

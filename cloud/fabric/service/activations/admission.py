@@ -28,7 +28,7 @@ from cloud.fabric.schemas import Matched
 from cloud.fabric.service.activations.approval import Approvals
 from cloud.fabric.service.audit_log import ANONYMOUS, AuditLog
 from cloud.fabric.service.nodes.chip_challenge import is_proved_by
-from cloud.fabric.service.nodes.code_checks import REFUSALS, Admitted, CodeChecks
+from cloud.fabric.service.nodes.code_checks import RECOGNISED_IN_PART, REFUSALS, Admitted, CodeChecks
 from cloud.fabric.service.nodes.device_issuance import issuer_refusals_of
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.ports import Now, Transaction
@@ -66,7 +66,8 @@ class Proved(msgspec.Struct, frozen=True, kw_only=True):
         held_generation: the highest generation in the state directory, 0 for none.
         body_sha256: the hash of the request's body.
         key: the transaction key under which machines of this kind are recognised.
-        recognise: returns the node that the machine is recognised as. Called outside and inside of the transaction.
+        recognise: returns the node that the machine is recognised as. Called before the transaction.
+        again: returns the same result inside the transaction, with the node's present row; None if it has changed.
         pcrs: the report of the PCR quote; empty without a TPM.
         enrolled: values by which a software node is found again; empty for a machine with a TPM.
     """
@@ -78,6 +79,7 @@ class Proved(msgspec.Struct, frozen=True, kw_only=True):
     body_sha256: str
     key: str
     recognise: Callable[[], Awaitable[Recognised]]
+    again: Callable[[Recognised], Awaitable[Recognised | None]]
     pcrs: PcrReport = PcrReport()
     enrolled: tuple[str, ...] = ()
 
@@ -142,14 +144,16 @@ class Admissions:
             if row.state == "challenged" and _must_wait(await self.code_checks.admitted(row), row, found):
                 await self.approvals.check_room(row.tenant)
             node = NodeId(new_id("node", self.now(), self.entropy)) if found.node is None else found.node.id
-            reserved = await self._reserve_for(node, row, proved)
+            reserved = await self._reserve_for(node, row, proved, found)
             if reserved is not None:
                 return reserved
 
-    async def _reserve_for(self, node_id: NodeId, row: ActivationRow, proved: Proved) -> ActivationRow | None:
+    async def _reserve_for(
+        self, node_id: NodeId, row: ActivationRow, proved: Proved, before: Recognised
+    ) -> ActivationRow | None:
         """Store the proof for the node `node_id`, whose key the transaction holds.
 
-        Returns None if another request has made a node for this machine in the meantime.
+        Returns None if the machine is no longer recognised as `before`, because of another request.
         """
         keys = code_key(row.code), proved.key, node_key(node_id)
         with fault_point("fabric.activation.prove"):
@@ -160,10 +164,10 @@ class Admissions:
                 if fresh.state not in ("challenged", "approved"):
                     return fresh
                 admitted = await self.code_checks.admitted(fresh)
-                found = await proved.recognise()
-                node = self._node_for(fresh, admitted.code, found, node_id, proved)
-                if node.id != node_id:
+                found = await proved.again(before)
+                if found is None:
                     return None
+                node = self._node_for(fresh, admitted.code, found, node_id, proved)
                 fresh = msgspec.structs.replace(
                     fresh,
                     proof_hash=proved.body_sha256,
@@ -344,12 +348,12 @@ class Admissions:
 
 
 def _must_wait(admitted: Admitted, row: ActivationRow, found: Recognised) -> bool:
-    """Whether a person must approve: code or tenant say so, or only the machine's own report says which node it is.
+    """Whether a person must approve: code or tenant say so, or key or fingerprint alone say which node it is.
 
     A code that readmits this node is already a person's decision about it.
     """
-    by_report = found.matched == "fingerprint" and admitted.code.readmit_node is None
-    return by_report or admitted.needs_approval(row.tier)
+    in_part = found.matched in RECOGNISED_IN_PART and admitted.code.readmit_node is None
+    return in_part or admitted.needs_approval(row.tier)
 
 
 def _ended() -> ActivationClosed:

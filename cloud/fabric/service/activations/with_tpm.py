@@ -95,6 +95,11 @@ class Activations:
             node = await self.nodes.find_by_ek(row.ek_hash)
             return Recognised(node, "chip" if node is not None else "")
 
+        async def again(before: Recognised) -> Recognised | None:
+            found = await recognise()
+            same = (found.node and found.node.id) == (before.node and before.node.id)
+            return found if same else None
+
         return Proved(
             spki=key.spki,
             csr=body.csr,
@@ -103,6 +108,7 @@ class Activations:
             body_sha256=body_sha256,
             key=chip_key(row.ek_hash),
             recognise=recognise,
+            again=again,
             pcrs=pcrs,
         )
 

@@ -10,7 +10,7 @@ import msgspec
 
 from cloud.fabric.attestation import tiers
 from cloud.fabric.errors import CodeExpired, CodeRefused, CodeRevoked, TierNotAllowed
-from cloud.fabric.schemas import LeaseTerms
+from cloud.fabric.schemas import LeaseTerms, Matched
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.rows import ActivationRow, CodeRow, TenantRow
@@ -19,6 +19,9 @@ from protocol.signed.statements import Tier
 
 REFUSALS = (CodeExpired, CodeRefused, CodeRevoked, TierNotAllowed)
 """The errors of `CodeChecks.admitted`. After one of them the activation cannot succeed any more."""
+
+RECOGNISED_IN_PART: tuple[Matched, ...] = ("fingerprint", "changed")
+"""A machine without a TPM shows one of key and fingerprint. A person decides, and the new fingerprint is enrolled."""
 
 
 class Admitted(msgspec.Struct, frozen=True):

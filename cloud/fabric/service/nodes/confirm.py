@@ -9,18 +9,20 @@ from datetime import datetime
 
 import msgspec
 
+from cloud.fabric.attestation.software_evidence import anchor_values
 from cloud.fabric.errors import Conflict
 from cloud.fabric.licensing.standing import after_confirm
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.input_checks import check_nonce_form
-from cloud.fabric.service.nodes.code_checks import REFUSALS, Admitted, CodeChecks
+from cloud.fabric.service.nodes.code_checks import RECOGNISED_IN_PART, REFUSALS, Admitted, CodeChecks
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
 from cloud.fabric.store.activations import ActivationStore
-from cloud.fabric.store.keys import code_key, node_key, tenant_key
+from cloud.fabric.store.enrolled import EnrolledStore
+from cloud.fabric.store.keys import code_key, machines_key, node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.wake import WakeRoom
@@ -40,6 +42,7 @@ class Confirmations:
     code_checks: CodeChecks
     lapses: Lapses
     nodes: NodeStore
+    enrolled: EnrolledStore
     statements: Statements
     statement_stream: StatementStream
     wake_room: WakeRoom
@@ -75,8 +78,10 @@ class Confirmations:
     async def _committed(self, peer: NodePeer, ask: Ask, activation: ActivationRow) -> GenerationRow:
         """The transaction of the confirm. Code and tenant are checked in it: they may have changed since the proof."""
         reads = code_key(activation.code), tenant_key(activation.tenant)
+        enrols = activation.matched in RECOGNISED_IN_PART
+        machines = (machines_key(activation.tenant),) if enrols else ()
         with fault_point("fabric.confirm.commit"):
-            async with self.transaction(node_key(peer.node), reads=reads):
+            async with self.transaction(node_key(peer.node), *machines, reads=reads):
                 node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
                 now = self.now()
                 if is_closed(node, generation) or generation.state == "confirmed":
@@ -90,6 +95,9 @@ class Confirmations:
                 generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
                 node, generation = await self.statement_stream.write_current(node, generation, now, presented)
                 await self.nodes.update(node, wakes=True)
+                if enrols:
+                    values = anchor_values(node.enrolled, admitted.tenant.fingerprint_salt)
+                    await self.enrolled.replace(node.tenant, node.id, values)
                 await self.audit.write(
                     str(peer.spiffe),
                     "activation.confirmed",
@@ -113,7 +121,7 @@ def _taken_over(
 ) -> NodeRow:
     """The node after the confirm: tier from the activation, licence from its code. A suspended node stays suspended.
 
-    If a person has approved that the machine is this node by its fingerprint, the new fingerprint is the enrolled one.
+    If a person has approved that a machine without a TPM is this node, its present fingerprint is the enrolled one.
     """
     code = admitted.code
     standing = after_confirm(node.standing)
@@ -130,5 +138,5 @@ def _taken_over(
         lease=admitted.terms(activation.tier),
         intervals=code.intervals,
         confirmed_at=now,
-        enrolled=generation.fingerprint if activation.matched == "fingerprint" else node.enrolled,
+        enrolled=generation.fingerprint if activation.matched in RECOGNISED_IN_PART else node.enrolled,
     )

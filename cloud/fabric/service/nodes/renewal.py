@@ -14,8 +14,10 @@ Rules:
 """
 
 import hmac
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import msgspec
 from cryptography import x509
@@ -59,7 +61,7 @@ from cloud.mtls.peer import PeerRefused, require_issuer
 from cloud.tasks.source import source_of
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
-from protocol.ids import RenewalId
+from protocol.ids import NodeId, RenewalId
 from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX
 from protocol.messages.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 
@@ -77,7 +79,7 @@ UNKNOWN_MACHINE = "the device certificate and the evidence do not match a known 
 _DAY = timedelta(days=1)
 
 
-class _Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True):
     """The contents of a device certificate, and what may be concluded from it.
 
     `due`: the certificate opens no session, or is in the last third of its life. `proven`: a published CA signed the
@@ -120,16 +122,16 @@ class Renewals:
         """
         check_text("agent_version", body.agent_version)
         now = self.now()
-        claim = self._claim(body.device_certificate, now)
+        claim = self.claim(body.device_certificate, now)
         spiffe = claim.device.spiffe
         self.starts.count(spiffe.tenant, spiffe.node, source_of(host), now, proven=claim.proven)
         tenant = await self.tenants.find(spiffe.tenant)
         if tenant is None:
-            raise _unknown_machine()
+            raise unknown_machine()
         node = await self._known(claim.device, body.evidence.ak_public)
         challenge = await self.chip_challenges.make(tenant, body.evidence, now, node.ek_hash)
         if not hmac.compare_digest(node.ek_hash, challenge.ek_hash):
-            raise _unknown_machine()
+            raise unknown_machine()
         row = RenewalRow(
             id=RenewalId(new_id("ren", now, self.entropy)),
             node=spiffe.node,
@@ -164,8 +166,8 @@ class Renewals:
             challenge.ek_name,
         )
 
-    def _claim(self, der: bytes, now: datetime) -> _Claim:
-        """Step 1. A certificate that has expired, or whose CA is no longer trusted, still identifies the generation.
+    def claim(self, der: bytes, now: datetime) -> Claim:
+        """Read a device certificate (step 1). A certificate that has expired, or whose CA is no longer trusted, still identifies the generation.
 
         Raises CertificateRefused.
         """
@@ -179,19 +181,19 @@ class Renewals:
         try:
             require_issuer(certificate, issuers)
         except PeerRefused:
-            return _Claim(device, due=True, proven=False)
+            return Claim(device, due=True, proven=False)
         try:
             read_device_certificate(der, issuers, self.trust_domain, now)
         except CertificateRefused:
-            return _Claim(device, due=True, proven=True)
-        return _Claim(device, due=now >= begins + (ends - begins) * 2 / 3, proven=True)
+            return Claim(device, due=True, proven=True)
+        return Claim(device, due=now >= begins + (ends - begins) * 2 / 3, proven=True)
 
     async def _known(self, device: Device, ak_public: bytes) -> NodeRow:
         """Step 3. Every mismatch gets the same answer. Raises CertificateRefused."""
         spiffe = device.spiffe
-        node, generation = await load(self.nodes, spiffe.tenant, spiffe.node, device.generation, _unknown_machine)
+        node, generation = await load(self.nodes, spiffe.tenant, spiffe.node, device.generation, unknown_machine)
         if not hmac.compare_digest(generation.ak_public, ak_public) or generation.confirmed_at is None:
-            raise _unknown_machine()
+            raise unknown_machine()
         return node
 
     async def prove(self, renewal: RenewalId, body: ProveRenewal, body_sha256: str) -> Renewed:
@@ -209,16 +211,29 @@ class Renewals:
             await self._check_answer(row, body)
             generation = await self._open(row, body.answer_nonce)
             key = self._verified_key(row, generation, body)
-            row = await self._reserve(row, body, key, body_sha256)
-        if row.state not in ("proved", "issued", "done") or not is_proved_by(row, body_sha256):
-            raise ActivationClosed("this renewal has ended, or was proved with another request")
-        generation = await self._open(row, body.answer_nonce)
+            row = await self.store_proof(row.node, partial(self._reserve, row, body, key, body_sha256))
+        if not is_proved_by(row, body_sha256):
+            raise _ended()
+        return await self.answer(row, body.answer_nonce)
+
+    async def answer(self, row: RenewalRow, answer_nonce: str) -> Renewed:
+        """The answer to a proof that was checked. An unfinished renewal is continued.
+
+        Raises ActivationClosed, GenerationClosed, CsrRefused, IssuerUnavailable.
+        """
+        if row.state not in ("proved", "issued", "done"):
+            raise _ended()
+        generation = await self._open(row, answer_nonce)
         if row.state == "proved":
-            row = await self._issue(row, body.answer_nonce)
-            generation = await self._open(row, body.answer_nonce)
+            row = await self._issue(row, answer_nonce)
+            generation = await self._open(row, answer_nonce)
         if generation.node_public_key != row.node_public_key:
             raise ActivationClosed("a later renewal has changed the key")
         return Renewed(row.certificate_chain)
+
+    async def proved_today(self, node: NodeId, now: datetime) -> int:
+        """How many renewals of a node were proved in the last 24 hours."""
+        return await self.renewals.count_proved(node, now - _DAY)
 
     async def _check_answer(self, row: RenewalRow, body: ProveRenewal) -> None:
         """Check the expiry and the secret. Counts a wrong secret; the last allowed one ends the renewal.
@@ -262,44 +277,49 @@ class Renewals:
         _check_due(row, generation, key)
         return key
 
-    async def _reserve(self, row: RenewalRow, body: ProveRenewal, key: NodeKey, body_sha256: str) -> RenewalRow:
-        """Store the proof in one transaction, if the generation is open and the limit for a day is not reached.
-
-        Returns the row. If another request has changed its state first, the row is returned as it is.
-        """
+    async def store_proof(self, node: NodeId, prove: Callable[[], Awaitable[RenewalRow]]) -> RenewalRow:
+        """Run `prove` in the transaction that stores the proof of a renewal. Returns the row that it returns."""
         with fault_point("fabric.renewal.prove"):
-            async with self.transaction(node_key(row.node)):
-                fresh = await self.renewals.find(row.id)
-                if fresh is None:
-                    raise _unknown_renewal()
-                if fresh.state != "challenged":
-                    return fresh
-                node, generation = await self._rows(fresh)
-                if is_closed(node, generation):
-                    raise self.statement_stream.closed(generation, body.answer_nonce, self.now())
-                _check_due(fresh, generation, key)  # another renewal may have changed the key since
-                now = self.now()
-                if await self.renewals.count_proved(node.id, now - _DAY) >= PROVED_PER_DAY_MAX:
-                    raise TooManyChallenges("this machine has used up its renewals of the last 24 hours")
-                proved = msgspec.structs.replace(
-                    fresh,
-                    state="proved",
-                    proof_hash=body_sha256,
-                    csr=body.csr,
-                    node_public_key=key.spki,
-                    not_after=statements.device_not_after(statements.terms_of(node.tier, node.lease), now),
-                )
-                if not await self.renewals.set_proved(proved):
-                    raise ActivationClosed("this renewal has ended")
-                await self.audit.write(
-                    ANONYMOUS,
-                    "renewal.proved",
-                    node.id,
-                    node.tenant,
-                    renewal=row.id,
-                    generation=row.generation,
-                    key="same" if key.spki == generation.node_public_key else "changed",
-                )
+            async with self.transaction(node_key(node)):
+                return await prove()
+
+    async def _reserve(self, row: RenewalRow, body: ProveRenewal, key: NodeKey, body_sha256: str) -> RenewalRow:
+        """Store the proof, if the generation is open and the limit for a day is not reached.
+
+        Called in the transaction. Returns the row. If another request has changed its state first, the row is returned
+        as it is.
+        """
+        fresh = await self.renewals.find(row.id)
+        if fresh is None:
+            raise _unknown_renewal()
+        if fresh.state != "challenged":
+            return fresh
+        node, generation = await self._rows(fresh)
+        if is_closed(node, generation):
+            raise self.statement_stream.closed(generation, body.answer_nonce, self.now())
+        _check_due(fresh, generation, key)  # another renewal may have changed the key since
+        now = self.now()
+        if await self.proved_today(node.id, now) >= PROVED_PER_DAY_MAX:
+            raise TooManyChallenges("this machine has used up its renewals of the last 24 hours")
+        proved = msgspec.structs.replace(
+            fresh,
+            state="proved",
+            proof_hash=body_sha256,
+            csr=body.csr,
+            node_public_key=key.spki,
+            not_after=statements.device_not_after(statements.terms_of(node.tier, node.lease), now),
+        )
+        if not await self.renewals.set_proved(proved):
+            raise ActivationClosed("this renewal has ended")
+        await self.audit.write(
+            ANONYMOUS,
+            "renewal.proved",
+            node.id,
+            node.tenant,
+            renewal=row.id,
+            generation=row.generation,
+            key="same" if key.spki == generation.node_public_key else "changed",
+        )
         return proved
 
     async def _issue(self, row: RenewalRow, answer_nonce: str) -> RenewalRow:
@@ -378,9 +398,14 @@ def _check_due(row: RenewalRow, generation: GenerationRow, key: NodeKey) -> None
         raise Conflict("the device certificate is not due. Renew it over a session")
 
 
-def _unknown_machine() -> Refused:
+def unknown_machine() -> Refused:
+    """The one refusal of every mismatch before the proof."""
     return CertificateRefused(UNKNOWN_MACHINE)
 
 
 def _unknown_renewal() -> Refused:
     return NotFound("no such renewal")
+
+
+def _ended() -> Refused:
+    return ActivationClosed("this renewal has ended, or was proved with another request")

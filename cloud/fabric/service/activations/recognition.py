@@ -1,0 +1,84 @@
+"""Use case: recognise a machine without a TPM as a known node of its tenant.
+
+The key in force recognises the node, if the enrolled fingerprint is there as well. One of the two alone makes the machine
+eligible for a node; `admission` then demands a person. Only nodes of the tier `software` and of the
+same tenant are found, so a report reaches no node with a TPM.
+"""
+
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives import serialization
+
+from cloud.fabric.attestation.software_evidence import anchor_values, check_held
+from cloud.fabric.attestation.tpm_structures import EvidenceRefused
+from cloud.fabric.errors import EvidenceNotAccepted, evidence_error
+from cloud.fabric.service.activations.admission import Recognised
+from cloud.fabric.store.enrolled import NODES_MAX, EnrolledStore
+from cloud.fabric.store.nodes import NodeStore
+from cloud.fabric.store.rows import ActivationRow, NodeRow
+from protocol.fingerprint import judge, policy_of
+from protocol.ids import NodeId
+from protocol.messages.software import SoftwareProofClaims
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognition:
+    """Recognises machines without a TPM."""
+
+    nodes: NodeStore
+    enrolled: EnrolledStore
+
+    async def by_key(self, row: ActivationRow, claims: SoftwareProofClaims, held_proof: str) -> Recognised | None:
+        """The node whose key in force signed the claims; None without such a node. `changed`: another fingerprint.
+
+        A superseded key recognises no node, because it may be on a copied disk. Raises EvidenceNotAccepted if the
+        signature is not of the key that the claims name, or if too little of the fingerprint could be read.
+        """
+        held = claims.held
+        if held is None or not held_proof:
+            return None
+        node = await self.nodes.find(held.node)
+        generation = await self.nodes.find_generation(held.node, held.generation)
+        if node is None or generation is None or not _is_ours(node, row) or held.generation < node.current_generation:
+            return None
+        try:
+            check_held(held_proof, serialization.load_der_public_key(generation.node_public_key), claims)
+        except EvidenceRefused as error:
+            raise evidence_error(error) from error
+        judged = judge(policy_of(node.enrolled or generation.fingerprint), claims.fingerprint, claims.unreadable)
+        if judged.result == "inconclusive":
+            raise EvidenceNotAccepted(f"too little of the fingerprint could be read: {judged.reason}. Try again")
+        return Recognised(node, "key" if judged.result == "match" else "changed")
+
+    async def found_by(self, row: ActivationRow, values: tuple[str, ...]) -> frozenset[NodeId]:
+        """The nodes of the activation's tenant that have enrolled one of the values of disks and boards.
+
+        A value of NODES_MAX nodes identifies no machine and finds none.
+        """
+        found: set[NodeId] = set()
+        for value in values:
+            nodes = await self.enrolled.nodes_with(row.tenant, value)
+            found.update(nodes if len(nodes) < NODES_MAX else ())
+        return frozenset(found)
+
+    async def by_fingerprint(
+        self, row: ActivationRow, claims: SoftwareProofClaims, candidates: frozenset[NodeId]
+    ) -> Recognised:
+        """The candidate of which most of the enrolled fingerprint is there, and enough; the oldest one of several."""
+        matches: list[tuple[int, NodeId, NodeRow]] = []
+        for candidate in sorted(candidates):
+            node = await self.nodes.find(candidate)
+            if node is not None and _is_ours(node, row):
+                judged = judge(policy_of(node.enrolled), claims.fingerprint, claims.unreadable)
+                if judged.result == "match":
+                    matches.append((-judged.matched_weight, node.id, node))
+        best = min(matches, default=None, key=lambda each: each[:2])
+        return Recognised(best[2], "fingerprint") if best is not None else Recognised(None, "")
+
+    def values(self, fingerprint: dict[str, str], salt: bytes) -> tuple[str, ...]:
+        """The values by which a machine with this fingerprint is found again. `salt` is the tenant's."""
+        return anchor_values(fingerprint, salt)
+
+
+def _is_ours(node: NodeRow, row: ActivationRow) -> bool:
+    return node.tenant == row.tenant and node.tier == "software"
