@@ -14,6 +14,7 @@ from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.activations.admission import Admissions
 from cloud.fabric.service.activations.approval import Approvals
 from cloud.fabric.service.activations.recognition import Recognition
+from cloud.fabric.service.activations.software_renewal import SoftwareRenewals
 from cloud.fabric.service.activations.starts import ActivationStarts
 from cloud.fabric.service.activations.with_tpm import Activations
 from cloud.fabric.service.activations.without_tpm import SoftwareActivations
@@ -34,7 +35,6 @@ from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.session_refusals import SessionRefusals
 from cloud.fabric.service.nodes.sessions import Sessions
-from cloud.fabric.service.nodes.software_renewal import SoftwareRenewals
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.fabric.service.nodes.statement_stream import StatementStream
 from cloud.fabric.service.ports import Now, ServiceCertificates

@@ -36,6 +36,7 @@ from tests.cloud.fabric.software_machine import spki_of
 from tests.simulators.forged_evidence import maker, p256, request
 from tests.system.support.harness import new_cloud
 from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
+from tests.system.support.software_node import SoftwareNode
 from tests.system.support.wire import Answer, Identity, Service, Wire, new_key, once, request_id, service_identity
 
 OCSP_REQUEST = (
@@ -108,6 +109,11 @@ class World:
         states = "SELECT state FROM renewal"
         wait_until("the revocation of the old key's certificates", lambda: cloud.rows("fabric", states) == [("done",)])
         self._renewal = encode_base64(request(self.other.node_key))
+        software = str(cloud.run("tenant", "create", "without TPMs")["id"])
+        cloud.run("tenant", "trust", software, "--tiers", "software")
+        self._software_code = secret_of(cloud.code(software, "--seats", "5"))
+        self._software = SoftwareNode(cloud)
+        self._software_activation, self._software_proof = self._software.start(self._software_code)
         self._wires: dict[tuple[Service, Caller], Wire] = {}
 
     def identity(self, caller: Caller) -> Identity | None:
@@ -136,7 +142,7 @@ class World:
             "{code}": self._code_id,
             "{token}": self._token_id,
             "{sha256}": "ab" * 32,
-            "{activation}": self._challenge.activation,
+            "{activation}": self._software_activation if "software" in path else self._challenge.activation,
             "{renewal}": self._renewing.renewal,
             "{authority}": "nodes-1",
             "{file}": "1.crl" if "/crl/" in path else "nodes-1.cer",
@@ -193,8 +199,11 @@ class World:
         return StartActivation(self.code, self.spare.evidence(), "1.0")
 
     def start_software(self) -> object:
-        """A request that is refused, because the tenant does not admit machines without a TPM."""
-        return StartSoftwareActivation(self.code, spki_of(self.spare.node_key), "1.0")
+        return StartSoftwareActivation(self._software_code, spki_of(self._software.key), "1.0")
+
+    def prove_software(self) -> object:
+        """The same proof of a software activation each time."""
+        return self._software_proof
 
     def renew_software(self) -> object:
         """A request that is refused, because the node has a TPM."""
@@ -239,7 +248,7 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "fabric POST /v1/activations/{activation}/approve": _reason,
     "fabric POST /v1/activations/{activation}/deny": _reason,
     "fabric POST /v1/software-activations": World.start_software,
-    "fabric POST /v1/software-activations/{activation}/proof": lambda _: {"csr": "MIIB", "proof": "a.b.c"},
+    "fabric POST /v1/software-activations/{activation}/proof": World.prove_software,
     "fabric POST /v1/node/software-renewals": World.renew_software,
     "fabric POST /v1/node/nonces": _nothing,
     "fabric POST /v1/node/sessions": lambda world: world.other.open_session(request(new_key())),

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.software_renewal`: the key in force renews, and a copied directory renews nothing."""
+"""`cloud.fabric.service.activations.software_renewal`: the key in force renews, and a copied directory renews nothing."""
 
 import asyncio
 from datetime import timedelta
