@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import agent, compare, connections, crls, issuer, revocation, serving
+from benchmarks import agent, compare, connections, crls, issuer, revocation, serving, stall
 from benchmarks.figures import Figure, progress, table
 from benchmarks.world import World
 from lab.processes import StepFailed
@@ -18,6 +18,7 @@ from node.clock import utc_now
 BENCHMARKS: dict[str, Callable[[World], list[Figure]]] = {
     "agent-start": agent.start,
     "agent-memory": agent.memory,
+    "agent-stall": stall.stall,
     "issuer-sqlite": issuer.on_sqlite,
     "issuer-postgresql": issuer.on_postgresql,
     "crls": crls.crls,

@@ -321,7 +321,12 @@ class Tpm:
         return await trio.to_thread.run_sync(self.call, work, abandon_on_cancel=True, limiter=self._limiter)
 
     def call(self, work: Callable[[ESAPI], T]) -> T:
-        """Do `work` with a live context. The module's docstring states the rules for work. Raises TpmError."""
+        """Do `work` with a live context. The module's docstring states the rules for work. Raises TpmError.
+
+        A command takes up to seconds, so this method refuses to run in the thread of an event loop (RuntimeError).
+        """
+        if trio.lowlevel.in_trio_run():
+            raise RuntimeError("a TPM command in the thread of the event loop would stop every task; use `run`")
         with self._lock:
             try:
                 return self._attempt(work)

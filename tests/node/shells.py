@@ -22,6 +22,7 @@ from protocol.encoding import json_encode, sha256_hex
 from protocol.messages.activation import TrustPin
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.trust import TARGET_SERVICES, TARGET_SIGNING_KEYS, TARGET_X509_BUNDLE, SigningKeys
+from tests.off_loop import off_loop
 from tests.simulators.chip_memory import forget_counters
 from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
@@ -35,7 +36,7 @@ URL = "http://127.0.0.1:1"
 def forget_floors(tcti: str) -> None:
     """Remove the floor counter of the simulated node from a chip that many tests share."""
     port = Tpm(tcti)
-    port.call(partial(forget_counters, label=f"{DOMAIN}/{NODE}"))
+    off_loop(lambda: port.call(partial(forget_counters, label=f"{DOMAIN}/{NODE}")))
     port.close()
 
 

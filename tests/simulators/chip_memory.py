@@ -11,6 +11,7 @@ from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 from node.hwbind import counter
 from node.hwbind.nv import read_index
 from node.hwbind.tpm import Tpm
+from tests.off_loop import off_loop
 
 MAKERS = (
     TPMA_NV.PPWRITE | TPMA_NV.PPREAD | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA | TPMA_NV.PLATFORMCREATE
@@ -51,7 +52,9 @@ def forget_counters(esys: ESAPI, label: str) -> None:
 @contextmanager
 def memory(tpm: Tpm, contents: Mapping[int, bytes | None]) -> Iterator[None]:
     """The chip with these NV contents; None removes an index. Afterwards the indices are as they were."""
-    before = {index: tpm.call(partial(read_index, index=index)).content for index in contents}
+
+    def read() -> dict[int, bytes | None]:
+        return {index: tpm.call(partial(read_index, index=index)).content for index in contents}
 
     def put(wanted: Mapping[int, bytes | None]) -> None:
         for index, content in wanted.items():
@@ -59,8 +62,9 @@ def memory(tpm: Tpm, contents: Mapping[int, bytes | None]) -> Iterator[None]:
             if content is not None:
                 tpm.call(partial(write, index=index, content=content))
 
-    put(contents)
+    before = off_loop(read)
+    off_loop(lambda: put(contents))
     try:
         yield
     finally:
-        put(before)
+        off_loop(lambda: put(before))

@@ -47,6 +47,7 @@ NODE_URI = f"spiffe://{DOMAIN}/tenant/{TENANT}/node/{NODE}"
 DAY = timedelta(days=1)
 REFRESH_AFTER = DAY
 """Time from the issue of a lease to its `refresh_after`."""
+AUTHORITY_LIFE = 3650 * DAY
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
@@ -102,7 +103,8 @@ def authority(name: str, above: Authority | None = None) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
     named = subject((NameOID.COMMON_NAME, name))
     constraints = x509.BasicConstraints(ca=True, path_length=0 if above else None)
-    return Authority(key, make_certificate(above or key, key.public_key(), named, constraints))
+    ends_at = utc_now() + AUTHORITY_LIFE
+    return Authority(key, make_certificate(above or key, key.public_key(), named, constraints, not_after=ends_at))
 
 
 @dataclass(frozen=True)

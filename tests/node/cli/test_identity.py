@@ -30,7 +30,7 @@ async def shown(tpm: Tpm) -> tuple[EkDocument, str]:
 
 async def test_the_name_is_the_one_that_an_operator_allows(machine: Machine, tpm: Tpm) -> None:
     document, text = await shown(tpm)
-    name = tpm.call(endorsement.read_endorsement).name.hex()
+    name = (await tpm.run(endorsement.read_endorsement)).name.hex()
     rsa = document.keys[0]
     assert (rsa.ek_type, rsa.name, document.exit_code) == ("rsa2048", name, 0)
     assert rsa.allow_ek == f"cascade tenant trust TENANT --allow-ek {name}"
@@ -51,7 +51,7 @@ async def test_what_is_wrong_with_the_certificates_is_said(machine: Machine, tpm
         0x01C00100: maker().root.der,
     }
     with memory(tpm, contents):
-        tpm.call(lambda esys: chip_memory.define(esys, P384.certificate_index, 40))
+        await tpm.run(lambda esys: chip_memory.define(esys, P384.certificate_index, 40))
         document, text = await shown(tpm)
     rsa, p256, p384 = document.keys
     assert "for another key" in rsa.note

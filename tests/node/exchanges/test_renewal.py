@@ -24,6 +24,7 @@ from protocol.messages.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, encode_ce
 from protocol.messages.renewal import PATH_RENEWALS, Renewed
 from tests.node.conftest import Machine
 from tests.node.shells import load_licence
+from tests.off_loop import off_loop
 from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, refused
 from tests.simulators.machine_clocks import right_window
 
@@ -54,7 +55,7 @@ def stored(state: State) -> Identity:
 def works(state: State, tpm: Tpm) -> None:
     """Exactly one key is in force. The certificate certifies it, and this TPM can load it."""
     identity = stored(state)
-    signature = tpm.call(lambda esys: keys.sign(esys, identity.node_key, b"x"))
+    signature = off_loop(lambda: tpm.call(lambda esys: keys.sign(esys, identity.node_key, b"x")))
     assert signature
     leaf = x509.load_der_x509_certificate(identity.chain[0])
     assert leaf.public_key() == identity.node_key.public_key()

@@ -109,6 +109,16 @@ def test_the_device_link_speaks_to_a_tpm(chip: SoftTpm) -> None:
         chip.restart_resource_manager()
 
 
+async def test_no_command_runs_in_the_thread_of_the_event_loop(tpm: Tpm) -> None:
+    """The port refuses, so every test of an operation of the agent proves it for that operation."""
+    sent: list[int] = []
+    with pytest.raises(RuntimeError, match="event loop"):
+        tpm.call(lambda _: sent.append(threading.get_ident()))
+    await tpm.run(lambda _: sent.append(threading.get_ident()))
+    assert len(sent) == 1
+    assert sent[0] != threading.get_ident()
+
+
 def test_without_an_argument_a_command_may_take_20_seconds(chip: SoftTpm) -> None:
     """The system test of a frozen TPM shortens this limit."""
     port = Tpm(chip.tcti)

@@ -44,6 +44,7 @@ from node.licensing.hardware import (
 from protocol.fingerprint import enroll
 from tests.node.conftest import Machine
 from tests.node.licensing.samples import make_lease
+from tests.off_loop import off_loop
 from tests.simulators.chip_memory import forget_counters
 from tests.simulators.faulty_ports import Faults, faulty_tpm
 
@@ -80,8 +81,8 @@ class FailingTpm(Tpm):
 
 @pytest.fixture
 def record(machine: Machine, tpm: Tpm) -> EndorsementRecord:
-    ek = tpm.call(endorsement.read_endorsement)
-    return tpm.call(lambda esys: presence.record_endorsement(esys, machine.node_key, ek.public))
+    ek = off_loop(lambda: tpm.call(endorsement.read_endorsement))
+    return off_loop(lambda: tpm.call(lambda esys: presence.record_endorsement(esys, machine.node_key, ek.public)))
 
 
 async def test_the_chip_of_the_key_is_ours(machine: Machine, tpm: Tpm) -> None:
@@ -128,7 +129,7 @@ async def test_a_record_of_another_boot_or_key_is_no_proof(
     boot_id = tmp_path / "boot_id"
     boot_id.write_text("first")
     boot = BootRecord(tmp_path, boot_id)
-    key = tpm.call(keys.create_node_key) if change == "other key" else machine.node_key
+    key = off_loop(lambda: tpm.call(keys.create_node_key)) if change == "other key" else machine.node_key
     await HardwareCheck(tpm, boot).check(key)
     path = tmp_path / RECORD
     if change == "torn":

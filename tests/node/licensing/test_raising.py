@@ -36,6 +36,7 @@ from tests.node.licensing.samples import (
     verified,
 )
 from tests.node.shells import forget_floors
+from tests.off_loop import off_loop
 from tests.simulators.chip_memory import forget_counters
 
 LABEL = label_of(HOLDER)
@@ -90,7 +91,7 @@ class Site:
         )
         keeper.tpm = self.tpm
         keeper.load(HOLDER, self.identity.node_key.public_key())
-        answer = Tpm.call(self.tpm, lambda esys: read_counter(esys, LABEL, keeper.place))
+        answer = off_loop(lambda: Tpm.call(self.tpm, lambda esys: read_counter(esys, LABEL, keeper.place)))
         view = keeper.view(HOLDER, RING, answer, promised=promised)
         if use:
             keeper.use(self.identity)
@@ -107,7 +108,7 @@ class Site:
 
     @property
     def value(self) -> int:
-        found = Tpm.call(self.tpm, lambda esys: counter.find(esys, LABEL))
+        found = off_loop(lambda: Tpm.call(self.tpm, lambda esys: counter.find(esys, LABEL)))
         return found.value if found is not None else 0
 
     def copies(self) -> dict[Path, bytes]:
@@ -187,7 +188,7 @@ async def test_an_older_copy_is_stale_until_the_cloud_answers(site: Site) -> Non
 async def test_a_removed_counter_is_stale_and_comes_back_above(site: Site) -> None:
     await site.first()
     before = site.value
-    Tpm.call(site.tpm, partial(forget_counters, label=LABEL))
+    off_loop(lambda: Tpm.call(site.tpm, partial(forget_counters, label=LABEL)))
     assert standing(site) == "stale"
     for path in site.store.paths:
         path.unlink()
@@ -363,7 +364,7 @@ async def test_a_rekey_leaves_one_copy_for_each_key(site: Site) -> None:
     from node.hwbind import keys
 
     keeper = await site.first()
-    new_key = Tpm.call(site.tpm, keys.create_node_key)
+    new_key = off_loop(lambda: Tpm.call(site.tpm, keys.create_node_key))
     await keeper.sign_again(new_key, first=True)
     assert standing(site) == "current", "the identity on the disk still has the old key"
     site.identity = msgspec.structs.replace(site.identity, node_key=new_key)

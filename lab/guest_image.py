@@ -1,0 +1,246 @@
+"""Real part: the disk images of a machine in QEMU: a small Debian with its kernel, and the agent of this checkout.
+
+The Debian is made once with debootstrap and kept below a directory, under the digest of what it is made from. The agent
+is a second, small image, made again for each run: the code of this checkout, and the libraries of its environment that
+the agent requires. Both are ext4 images that `mkfs.ext4 -d` fills, so no image is ever mounted on this machine.
+
+The guest has the Debian release and the Python of this machine, because the libraries are those of this machine.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from packaging.requirements import Requirement
+
+from lab.processes import StepFailed
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+NEEDED = {
+    "debootstrap": "debootstrap",
+    "mkfs.ext4": "e2fsprogs",
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "swtpm": "swtpm",
+}
+"""Program -> its Debian package."""
+PACKAGES = (
+    "systemd", "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "python3", "initramfs-tools", "tpm-udev",
+    "linux-image-cloud-amd64", "libtss2-esys-3.0.2-0", "libtss2-fapi1", "libtss2-mu0", "libtss2-rc0",
+    "libtss2-tcti-device0", "libtss2-tctildr0", "libudev1", "tpm2-tools",
+)  # fmt: skip
+"""The packages of the guest. tpm2-tools are for rows that act as an administrator of the TPM."""
+DISK_MIB = 2048
+AGENT_MIB = 256
+MAKE_SECONDS_MAX = 900.0
+"""debootstrap takes one to three minutes."""
+AGENT_LABEL = "cascadia"
+SHELL_PORT = "lab.shell"
+"""Name of the virtio port over which commands reach the guest."""
+
+_SHELL = '''#!/usr/bin/python3
+"""Runs the commands that come over a virtio port, one a line, as JSON. An empty command is answered at once."""
+import json, os, subprocess, time
+NAME = "/dev/virtio-ports/lab.shell"
+while not os.path.exists(NAME):
+    time.sleep(0.2)
+port = os.open(NAME, os.O_RDWR)
+rest = b""
+while True:
+    data = os.read(port, 65536)
+    if not data:
+        time.sleep(0.2)
+        continue
+    *lines, rest = (rest + data).split(b"\\n")
+    for line in lines:
+        try:
+            asked = json.loads(line)
+        except ValueError:
+            continue
+        answer = {"id": asked["id"], "status": 0, "out": "", "error": ""}
+        try:
+            if asked["argv"]:
+                done = subprocess.run(asked["argv"], input=asked["input"].encode(), capture_output=True,
+                                      timeout=asked["seconds"])
+                answer |= {"status": done.returncode, "out": done.stdout.decode(errors="replace")[-200000:],
+                           "error": done.stderr.decode(errors="replace")[-20000:]}
+        except Exception as error:
+            answer |= {"status": -1, "error": repr(error)}
+        out = json.dumps(answer).encode() + b"\\n"
+        while out:
+            out = out[os.write(port, out):]
+'''
+_FILES = {
+    "etc/fstab": f"/dev/vda / ext4 rw 0 1\nLABEL={AGENT_LABEL} /opt/cascadia ext4 ro 0 0\n",
+    "etc/hostname": "guest\n",
+    # The cloud is at `localhost` for this machine and for the guest, so its URLs and certificates fit both.
+    "etc/hosts": "127.0.0.1 guest\n10.0.2.2 localhost\n",
+    "etc/systemd/network/lab.network": "[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
+    "LinkLocalAddressing=no\nIPv6AcceptRA=no\n",
+    "etc/systemd/system/lab-shell.service": "[Unit]\nDescription=Commands of the lab\nRequiresMountsFor=/opt/cascadia\n"
+    "[Service]\nExecStart=/opt/cascadia/lab-shell\nRestart=always\nStandardError=journal+console\n",
+    "etc/systemd/system/cascadia.service": "[Unit]\nDescription=Cascade agent\nStartLimitIntervalSec=0\n"
+    "RequiresMountsFor=/opt/cascadia\n[Service]\nType=notify\nNotifyAccess=main\nWatchdogSec=60\n"
+    "ExecStart=/opt/cascadia/cascadia run\nRestart=always\nRestartSec=1\nRestartPreventExitStatus=80 81\n"
+    "TimeoutStartSec=300\nRuntimeDirectory=cascadia\nRuntimeDirectoryPreserve=restart\nStateDirectory=cascadia\n"
+    "StateDirectoryMode=0700\n",
+}
+"""Files of the guest's Debian."""
+_LINKS = {
+    "etc/cascadia": "/opt/cascadia/etc",
+    "etc/systemd/system/multi-user.target.wants/systemd-networkd.service": "/lib/systemd/system/systemd-networkd.service",
+    **{
+        f"etc/systemd/system/multi-user.target.wants/{name}.service": f"/etc/systemd/system/{name}.service"
+        for name in ("lab-shell", "cascadia")
+    },
+    **{
+        f"etc/systemd/system/{name}": "/dev/null"
+        for name in (
+            "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+            "e2scrub_reap.service", "fstrim.timer", "getty.target", "systemd-timesyncd.service",
+        )
+    },
+}  # fmt: skip
+"""Links of the guest's Debian. A unit that leads to /dev/null never starts; no time service sets the clock."""
+_AGENT_FILES = {
+    "cascadia": "#!/bin/sh\nexport PYTHONPATH=/opt/cascadia/code:/opt/cascadia/libraries PYTHONDONTWRITEBYTECODE=1\n"
+    'exec /usr/bin/python3 -m node.cli "$@"\n',
+    "lab-shell": _SHELL,
+    # The defaults of production mode, except for a short heartbeat. The guest is slow.
+    "etc/cascadia.toml": "heartbeat_seconds = 5\nsettle_seconds = 30\n",
+}
+
+
+class Image(msgspec.Struct, frozen=True):
+    """The files that a machine boots from. `disk` and `agent` are never written."""
+
+    kernel: Path
+    initrd: Path
+    disk: Path
+    agent: Path
+
+    @classmethod
+    def made(cls, cache: Path, scratch: Path, mirror: str = "") -> Self:
+        """The image: the Debian from `cache`, or else made there; the agent made in `scratch`. Raises StepFailed."""
+        home = cache / f"{_release()}-{_digest(mirror)}"
+        if not (home / "disk.img").exists():
+            _make_debian(home, mirror)
+        agent = scratch / "agent.img"
+        _make_agent(scratch / "agent", agent)
+        return cls(home / "vmlinuz", home / "initrd.img", home / "disk.img", agent)
+
+
+def missing_packages() -> list[str]:
+    """The Debian packages that this machine lacks."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return sorted({package for program, package in NEEDED.items() if shutil.which(program, path=path) is None})
+
+
+def _release() -> str:
+    return platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
+
+
+def _digest(mirror: str) -> str:
+    inputs = repr((PACKAGES, sorted(_FILES.items()), sorted(_LINKS.items()), DISK_MIB, mirror)).encode()
+    return hashlib.sha256(inputs).hexdigest()[:16]
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=MAKE_SECONDS_MAX,
+        env={**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
+    )
+    if done.returncode != 0:
+        raise StepFailed(f"`{command[0]}` exited {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+
+
+def _make_debian(home: Path, mirror: str) -> None:
+    """Make kernel, initrd and disk in `home`. An interrupted attempt leaves nothing that a later run would use."""
+    attempt = home.with_name(f"{home.name}.new")
+    shutil.rmtree(attempt, ignore_errors=True)
+    root = attempt / "root"
+    root.mkdir(parents=True)
+    try:
+        include = f"--include={','.join(PACKAGES)}"
+        _run("debootstrap", "--variant=minbase", include, _release(), str(root), *([mirror] if mirror else []))
+        for name, content in _FILES.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(content)
+        for name, target in _LINKS.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).unlink(missing_ok=True)
+            (root / name).symlink_to(target)
+        (root / "opt/cascadia").mkdir(parents=True, exist_ok=True)
+        for kind in ("vmlinuz", "initrd.img"):
+            (found,) = (root / "boot").glob(f"{kind}-*")
+            shutil.copyfile(found, attempt / kind)
+        shutil.rmtree(root / "var/cache/apt", ignore_errors=True)
+        _filesystem(root, attempt / "disk.img", DISK_MIB, "guest")
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
+    attempt.rename(home)
+
+
+def _make_agent(folder: Path, image: Path) -> None:
+    """Make the image of the agent: code, libraries, and `cascadia`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for package in ("node", "protocol"):
+        shutil.copytree(CHECKOUT / package, folder / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for library in _libraries():
+        for file in library.files or ():
+            source = Path(str(library.locate_file(file)))
+            if ".." not in file.parts and source.suffix != ".pyc" and source.exists():
+                target = folder / "libraries" / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+    for name, content in _AGENT_FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+        (folder / name).chmod(0o755)
+    _run(sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", str(folder), "-p", "/opt/cascadia", str(folder))
+    _filesystem(folder, image, AGENT_MIB, AGENT_LABEL)
+
+
+def _libraries() -> list[Distribution]:
+    """The libraries of `protocol` and of the extra `node`, with all that they require."""
+    # Not the metadata of the installed project, because several checkouts can share an environment.
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    found: dict[str, Distribution] = {}
+    waiting = _required([*project["dependencies"], *project["optional-dependencies"]["node"]])
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = distribution(name)
+            waiting += _required(found[name].requires or [])
+    return list(found.values())
+
+
+def _required(lines: Sequence[str]) -> list[str]:
+    """The names in requirements (PEP 508) that apply to this Python, without extras."""
+    parsed = (Requirement(line) for line in lines)
+    return [
+        re.sub(r"[-_.]+", "-", each.name).lower()
+        for each in parsed
+        if each.marker is None or each.marker.evaluate({"extra": ""})
+    ]
+
+
+def _filesystem(folder: Path, image: Path, mib: int, label: str) -> None:
+    """An ext4 image with the content of `folder`, owned by root."""
+    image.unlink(missing_ok=True)
+    _run("mkfs.ext4", "-q", "-F", "-L", label, "-E", "root_owner=0:0", "-d", str(folder), str(image), f"{mib}M")
