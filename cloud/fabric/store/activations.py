@@ -166,7 +166,11 @@ PURGED_AT_ONCE = 500
 """Rows that one statement deletes. With SQLite it blocks the event loop for a few milliseconds."""
 _UNPROVED = (
     Activation.select(Activation.id)
-    .where(Activation.state.is_in(["challenged", "failed"]), Activation.expires_at < param("before"))
+    .where(
+        Activation.state.is_in(["challenged", "failed", "superseded"]),
+        Activation.node == "",  # superseded while it waited, so it made no generation
+        Activation.expires_at < param("before"),
+    )
     .limit(PURGED_AT_ONCE)
 )
 _DECIDED = (
@@ -244,7 +248,7 @@ class ActivationStore:
         return [_ACTIVATION.read(row) for row in await self._engine.fetch(_LAPSING, limit=limit)]
 
     async def purge(self, before: datetime) -> None:
-        """Delete unproved challenges that expired before `before`."""
+        """Delete challenges that expired before `before`, if they are unproved or were superseded without a node."""
         while len(await self._engine.fetch(_PURGE, before=before)) == PURGED_AT_ONCE:
             pass
 

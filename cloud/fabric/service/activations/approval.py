@@ -61,16 +61,21 @@ class Approvals:
         """Make a proved activation wait. Called in the transaction that has checked the proof and holds the code's key.
 
         `row` has the proof and the evidence. `known` is the node that the machine is recognised as. An earlier pending
-        activation of the same chip with this code is superseded; if it was approved already, this one is approved.
-        Returns the changed row. Raises ApprovalDenied, SeatsExhausted, TooManyChallenges.
+        activation of the same chip with this code is superseded. If it was approved already, and shows the same machine,
+        this one is approved. Returns the changed row. Raises ApprovalDenied, SeatsExhausted, TooManyChallenges.
         """
+        candidate = known.id if known is not None else ""
         denied = await self.activations.denied(code.id, row.ek_hash)
         if denied is not None:
             raise _denied(denied)
         approved = None
         for earlier in await self.activations.waiting_of(code.id, row.ek_hash):
             await self.activations.end_waiting(earlier.id, "superseded")
-            approved = earlier if earlier.state == "approved" else approved
+            if _is_decided(row, candidate, earlier):
+                approved = earlier
+            elif earlier.seat_reserved:
+                await self.codes.free_seat(code.id)
+                code = msgspec.structs.replace(code, seats_taken=code.seats_taken - 1)
         seat_held = (known is not None and known.seat_held) or (approved is not None and approved.seat_reserved)
         if not seat_held and code.seats_taken >= code.seats:
             raise SeatsExhausted(f"all {code.seats} seats of this code are taken")
@@ -80,7 +85,7 @@ class Approvals:
         pending = msgspec.structs.replace(
             row,
             state="pending",
-            candidate=known.id if known is not None else "",
+            candidate=candidate,
             asked_at=now,
             approve_by=now + self.approve_within,
         )
@@ -152,6 +157,18 @@ def retry_seconds(waited: timedelta) -> int:
     """The seconds after which a machine that has waited this long asks again: a fifth of the wait, within bounds."""
     seconds = int(waited.total_seconds()) // 5
     return max(APPROVAL_RETRY_SECONDS_MIN, min(APPROVAL_RETRY_SECONDS_MAX, seconds))
+
+
+def _is_decided(row: ActivationRow, candidate: str, earlier: ActivationRow) -> bool:
+    """Whether the approval of an earlier activation of the same chip is a decision about this one too.
+
+    A machine without a TPM reports itself which machine it is. So the same key with another fingerprint, or for another
+    node, waits for a decision about that.
+    """
+    if earlier.state != "approved" or earlier.tier != row.tier:
+        return False
+    same = (earlier.candidate, earlier.fingerprint) == (candidate, row.fingerprint)
+    return row.tier != "software" or same
 
 
 def _denied(row: ActivationRow) -> ApprovalDenied:

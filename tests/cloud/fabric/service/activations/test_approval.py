@@ -9,7 +9,7 @@ import pytest
 
 from cloud.fabric import errors, schemas
 from cloud.fabric.service.activations.approval import retry_seconds
-from cloud.fabric.service.activations.starts import FORGET_DECIDED_AFTER
+from cloud.fabric.service.activations.starts import FORGET_CHALLENGES_AFTER, FORGET_DECIDED_AFTER
 from protocol.encoding import json_encode, sha256_hex
 from protocol.ids import ActivationId, make_id
 from protocol.limits import (
@@ -246,12 +246,33 @@ async def test_a_machine_that_lost_its_state_keeps_its_approval(world: World) ->
     assert await world.seats_taken(code) == 1
 
 
+async def test_an_approval_is_not_for_a_lower_tier_of_the_same_chip(world: World) -> None:
+    tiers = schemas.SetTiers(("attested", "tpm"))
+    await world.parts.operators.tenants.set_tiers(ALICE, world.tenant, tiers)
+    code = await world.code(approval=True, seats=1)
+    machine, challenge, _ = await ask(world, code)
+    await decide(world, challenge.activation, "approved")
+    attested = machine.evidence()
+    machine.evidence = lambda: msgspec.structs.replace(attested, ek_certificate=None)  # type: ignore[method-assign]
+    lower = await machine.start(code.secret)
+    await machine.waits(lower, machine.proof(lower))
+    assert await state_of(world, challenge.activation) == "superseded"
+    assert await world.seats_taken(code) == 0
+    assert (await decide(world, lower.activation, "approved")).tier == "tpm"
+    assert await world.seats_taken(code) == 1
+
+
 async def test_one_chip_waits_once_with_a_code(world: World) -> None:
     code = await world.code(approval=True)
     for _ in range(3):
         await ask(world, code)
-    page = await world.parts.operators.activation_decisions.page("", code.code.id, "pending", "", 10)
-    assert len(page.items) == 1
+    decisions = world.parts.operators.activation_decisions
+    assert len((await decisions.page("", code.code.id, "pending", "", 10)).items) == 1
+    # The superseded ones are deleted as unproved challenges are, so repeats leave no rows behind.
+    assert len((await decisions.page("", code.code.id, "superseded", "", 10)).items) == 2
+    world.clock.forward(CHALLENGE_LIFE + FORGET_CHALLENGES_AFTER + timedelta(seconds=1))
+    await world.parts.nodes.activations.forget_old()
+    assert [item.state for item in (await decisions.page("", code.code.id, "", "", 10)).items] == ["pending"]
 
 
 async def test_a_hostile_code_fills_its_own_places_alone(world: World) -> None:
