@@ -124,18 +124,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
     chip_challenges = ChipChallenges(
         ek_key=secrets.ek_key, entropy=ports.entropy, verifier=ports.verifier, tenants=stores.tenants
     )
-    lapses = Lapses(
-        now=now,
-        transaction=transaction,
-        audit=audit,
-        activations=stores.activations,
-        codes=stores.codes,
-        nodes=stores.nodes,
-        issuer=ports.issuer,
-        statement_stream=stream,
-        wake_room=shared.wake_room,
-        wake_background=shared.woken.set,
-    )
+    lapses = _lapses(stores, ports, shared)
     delivery = RevocationDelivery(trust_domain=ports.trust_domain, audit=audit, nodes=stores.nodes)
     clones = _clones(stores, ports, secrets, shared)
     seen = SeenSessions(
@@ -194,6 +183,21 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         seen=seen,
         fingerprints=fingerprints,
         clones=clones,
+    )
+
+
+def _lapses(stores: Stores, ports: Ports, shared: Shared) -> Lapses:
+    return Lapses(
+        now=ports.now,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        activations=stores.activations,
+        codes=stores.codes,
+        nodes=stores.nodes,
+        issuer=ports.issuer,
+        statement_stream=shared.statement_stream,
+        wake_room=shared.wake_room,
+        wake_background=shared.woken.set,
     )
 
 
