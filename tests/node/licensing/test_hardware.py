@@ -318,7 +318,7 @@ async def test_the_floor_counter_costs_two_commands_of_a_start(machine: Machine)
     faults = Faults()
     port = faulty_tpm(machine.chip.tcti, faults)
     try:
-        made = port.call(lambda esys: counter.establish(esys, label))
+        made = await port.run(lambda esys: counter.establish(esys, label))
         check = HardwareCheck(port)
         check.expect_counter(label, made.index)
         faults.seen.clear()
@@ -327,7 +327,7 @@ async def test_the_floor_counter_costs_two_commands_of_a_start(machine: Machine)
         about_nv = {point.call: count for point, count in faults.seen.items() if point.call.startswith("nv")}
         assert about_nv == {"nv_readpublic": 1, "nv_read": 1}
     finally:
-        port.call(partial(forget_counters, label=label))
+        await port.run(partial(forget_counters, label=label))
         port.close()
 
 
