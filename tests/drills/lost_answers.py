@@ -14,7 +14,7 @@ from tests.drills.frame import Outcome, Say
 from tests.system.support.harness import new_cloud
 from tests.system.support.lost_answers import Subject, losses
 
-USUAL_TIME = "5 min"
+USUAL_TIME = "8 min"
 MINUTES_MAX = 30.0
 
 

@@ -61,6 +61,5 @@ def test_lost_answers_are_no_clone(tmp_path: Path, cloud: Cloud, chips: tuple[So
         for loss in (
             Loss("activate", ("node.activation.prove", "node.confirm.send")),
             Loss("run", ("node.session.send", "node.nonce.send", "node.statement.send", "node.events.send")),
-            Loss("renew", ("node.session.send", "node.device.send")),
         ):
             assert subject.take(loss) == []

@@ -15,6 +15,8 @@ from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.copies import Box
 from tests.cloud.fabric.support import NONCE, Machine, World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def box(world: World, machine: Machine) -> Box:
@@ -75,7 +77,6 @@ async def test_a_session_from_before_the_suspicion_fetches_no_statement(world: W
     await world.parts.nodes.statements.statement(after, Ask(NONCE))
 
 
-@pytest.mark.parametrize("databases", ENGINES, indirect=True)
 async def test_a_policy_that_suspends_both(world: World, box: Box) -> None:
     async with world.stores.transaction(tenant_key(world.tenant)):
         await world.stores.tenants.set_clone_policy(world.tenant, "suspend-both")

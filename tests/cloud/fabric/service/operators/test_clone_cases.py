@@ -11,6 +11,8 @@ from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.copies import Box
 from tests.cloud.fabric.support import ALICE, Machine, World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def pair(world: World, machine: Machine) -> tuple[Box, Box]:
@@ -44,9 +46,7 @@ async def test_a_case_shows_the_evidence_of_both_holders(world: World, pair: tup
     assert "clone" in shown.notice
 
 
-@pytest.mark.parametrize("keep", [0, 1])
-@pytest.mark.parametrize("policy", ["newest-in-grace", "suspend-both"])
-@pytest.mark.parametrize("databases", ENGINES[:1], indirect=True)
+@pytest.mark.parametrize(("keep", "policy"), [(0, "newest-in-grace"), (1, "suspend-both")])
 async def test_settling_keeps_one_holder_and_shuts_the_other_out(
     world: World, machine: Machine, keep: int, policy: str
 ) -> None:
