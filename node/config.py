@@ -24,8 +24,8 @@ from node.exits import Exit
 
 AGENT_VERSION = "0.1.0"
 BUILT_AT = datetime(2026, 11, 30, tzinfo=UTC)
-"""A time before the build of this version, and not long before. No machine that runs it is earlier. `tools.changelog
-collect` writes the day of the release here."""
+"""A time shortly before the build of this version. No machine that runs this version is earlier. `tools.changelog
+collect` writes the day before the release here."""
 CONFIG_FILE = Path("/etc/cascadia/cascadia.toml")
 CONFIG_BYTES_MAX = 64 * 1024
 """A file with every setting and its comments has 2 kB."""

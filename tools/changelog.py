@@ -5,7 +5,7 @@
 
 `check` fails when a fragment has a wrong form, or when a commit changes product files without a fragment and without
 the line `Changelog: none` in its message. `changelog.d/README.md` says which commits are checked, and is the page for
-users. `collect` moves all fragments into CHANGELOG.md.
+users. `collect` moves all fragments into CHANGELOG.md, and writes the time of the build into the agent.
 
 Each commit is judged by itself. So a branch that passes still passes after it has landed, when only HEAD is checked.
 """
@@ -16,12 +16,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 FOLDER = "changelog.d"
 PAGE = "CHANGELOG.md"
+BUILT_IN = "node/config.py"
 KINDS = ("added", "changed", "fixed", "removed", "security")
 """In the order of their sections in a version."""
 PRODUCT = ("node/", "cloud/", "protocol/", "packaging/")
@@ -36,6 +37,7 @@ _FRAGMENT = re.compile(rf"{re.escape(FOLDER)}/[a-z0-9][a-z0-9-]*\.(?P<kind>{'|'.
 _TRAILER = re.compile(r"^changelog:\s*none\s*$", re.IGNORECASE | re.MULTILINE)
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(?:-[0-9A-Za-z.-]+)?")
 _UNRELEASED = "## [Unreleased]"
+_BUILT_AT = re.compile(r"^BUILT_AT = datetime\(.*\)$", re.MULTILINE)
 
 
 class ChangelogError(Exception):
@@ -192,6 +194,8 @@ def check(directory: Path) -> Findings:
 def collect(directory: Path, version: str, released: date) -> int:
     """Move the fragments and the entries under Unreleased into a new section. Returns the number of entries.
 
+    The agent's `BUILT_AT` becomes the day before `released`: a time zone may be ahead of UTC.
+
     Raises ChangelogError, and changes nothing then.
     """
     if not _VERSION.fullmatch(version):
@@ -206,6 +210,7 @@ def collect(directory: Path, version: str, released: date) -> int:
         raise ChangelogError(f"cannot collect: {PAGE} has no line {_UNRELEASED!r}")
     unreleased, following = _split_at_next_version(rest)
     sections = _sections(unreleased)
+    built_in, built = _with_built_at(directory, released - timedelta(days=1))
     files = fragments(directory)
     for path in files:
         kind = path.name.split(".")[-2]
@@ -218,9 +223,20 @@ def collect(directory: Path, version: str, released: date) -> int:
     parts += [f"### {title}\n\n" + "\n".join(sections[title]) + "\n" for title in ordered]
     text = f"{head}{_UNRELEASED}\n\n" + "\n".join(parts) + (f"\n{following}" if following else "")
     (directory / PAGE).write_text(text, "utf-8")
+    built_in.write_text(built, "utf-8")
     for path in files:
         path.unlink()
     return entries
+
+
+def _with_built_at(directory: Path, day: date) -> tuple[Path, str]:
+    """The file that has the time of the build, and its text with another day. Raises ChangelogError."""
+    path = directory / BUILT_IN
+    text = path.read_text("utf-8") if path.is_file() else ""
+    changed, count = _BUILT_AT.subn(f"BUILT_AT = datetime({day.year}, {day.month}, {day.day}, tzinfo=UTC)", text)
+    if count != 1:
+        raise ChangelogError(f"cannot collect: {BUILT_IN} has no line `BUILT_AT = datetime(...)`")
+    return path, changed
 
 
 def _split_at_next_version(text: str) -> tuple[str, str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from node.clock import utc_now
+from node.config import BUILT_AT
 from tools import changelog
 
 pytestmark = pytest.mark.slow
@@ -217,6 +219,8 @@ def test_a_fragment_of_a_wrong_form_is_refused(tmp_path: Path, name: str, text: 
 def filled(tmp_path: Path) -> Path:
     (tmp_path / "CHANGELOG.md").write_text(PAGE)
     (tmp_path / "changelog.d").mkdir()
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node/config.py").write_text("A = 1\nBUILT_AT = datetime(2026, 11, 30, tzinfo=UTC)\n")
     (tmp_path / "changelog.d/README.md").write_text("Fragments.\n")
     (tmp_path / "changelog.d/b.changed.md").write_text("A change\nof two lines.\n")
     (tmp_path / "changelog.d/a.security.md").write_text("A hole is closed.\n")
@@ -230,6 +234,7 @@ def test_collect_moves_fragments_and_unreleased_entries_under_a_version(
     assert changelog.main(["collect", "0.2.0", "--date", "2026-12-24"], filled) == 0
     assert capsys.readouterr().out == "CHANGELOG.md: 4 entries under 0.2.0\n"
     assert [path.name for path in (filled / "changelog.d").iterdir()] == ["README.md"]
+    assert (filled / "node/config.py").read_text() == "A = 1\nBUILT_AT = datetime(2026, 12, 23, tzinfo=UTC)\n"
     assert (
         (filled / "CHANGELOG.md").read_text()
         == """# Changelog
@@ -288,3 +293,18 @@ def test_the_exit_code_depends_on_the_findings(clone: Clone, capsys: pytest.Capt
     said = capsys.readouterr()
     assert "Change the agent" in said.err
     assert said.out == "0 fragments, 1 against the rules\n"
+
+
+def test_collect_refuses_an_agent_without_its_build_time(filled: Path) -> None:
+    (filled / "node/config.py").write_text("A = 1\n")
+    with pytest.raises(changelog.ChangelogError, match="has no line `BUILT_AT"):
+        changelog.collect(filled, "0.2.0", date(2026, 12, 24))
+    assert (filled / "CHANGELOG.md").read_text() == PAGE
+    assert (filled / "changelog.d/c.added.md").exists()
+
+
+def test_the_agent_has_its_build_time() -> None:
+    path, text = changelog._with_built_at(changelog.REPOSITORY, date(2026, 12, 23))
+    assert path.name == "config.py"
+    assert text != path.read_text("utf-8")
+    assert utc_now() >= BUILT_AT
