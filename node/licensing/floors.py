@@ -251,11 +251,13 @@ class FloorView(msgspec.Struct, frozen=True):
         judged: whether the record fits the counter.
         floor: the position below which a statement of the generation is too old; None without one.
         generation: the highest generation that was in force, 0 if none is recorded.
+        damaged: a text for each copy of the record that cannot be used.
     """
 
     judged: Judgement = Judgement("none")
     floor: Position | None = None
     generation: int = 0
+    damaged: tuple[str, ...] = ()
 
 
 def valid_entries(record: Record | None, ring: KeyRing, stream: str = STATEMENTS) -> tuple[Entry, ...]:

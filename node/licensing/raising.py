@@ -174,7 +174,10 @@ class FloorKeeper:
             judged = Judgement("current")
         entries = floors.valid_entries(self._record, ring)
         return FloorView(
-            judged, floors.floor_of(entries, holder.generation), floors.generation_of(self._record, entries)
+            judged,
+            floors.floor_of(entries, holder.generation),
+            floors.generation_of(self._record, entries),
+            self._found.damaged,
         )
 
     def _judge(self, holder: Holder, answer: Answer, *, promised: bool) -> None:
@@ -341,9 +344,11 @@ class FloorKeeper:
                 self._urgent = True
                 raise
         signed = self._signed
-        await self._complete(tpm, signed)
+        whole = await self._complete(tpm, signed)
         self._record, self._counter, self._signed = signed.record, signed.record.counter, None
         self._judged, self._raised_at, self._may_repair = Judgement("current"), self._elapsed(), False
+        if whole:
+            self._found = Found((signed.record,))
         self._conditions.clear(NO_COUNTER)
 
     def _sign_next(self, esys: Esys, identity: Identity, entries: tuple[Entry, ...]) -> _Signed:
@@ -374,8 +379,11 @@ class FloorKeeper:
         token = _sign(esys, node_key=identity.node_key, record=next_record)
         return _Signed(next_record, token, self.store.paths)
 
-    async def _complete(self, tpm: Tpm, signed: _Signed) -> None:
-        """Steps 2 and 3. A copy that the disk refuses is no obstacle while the other one is written."""
+    async def _complete(self, tpm: Tpm, signed: _Signed) -> bool:
+        """Steps 2 and 3. A copy that the disk refuses is no obstacle while the other one is written.
+
+        Returns whether both copies were written now.
+        """
         left = await self._store(signed.token, signed.left) if signed.left else ()
         to = signed.record.counter.value
         with fault_point("node.floor.count"):
@@ -384,6 +392,7 @@ class FloorKeeper:
             raise _Moved("another process has changed the floor counter")
         if left:
             log.warning("cannot write %s: the floor record has one copy", left[0])
+        return bool(signed.left) and not left
 
     async def _store(self, token: str, only: tuple[Path, ...]) -> tuple[Path, ...]:
         """Write copies. Returns the paths that were not written. Raises StateError if none was, DiskSilent."""

@@ -326,7 +326,7 @@ def judge(evidence: Evidence) -> Verdict:
         exit=code,
         clock_suspect=clock_suspect,
         hardware_failing=failing and not evidence.in_software,
-        damaged=evidence.stored.damaged,
+        damaged=(*evidence.stored.damaged, *evidence.floors.damaged),
         superseded=superseded,
         clone_suspected=suspected,
     )

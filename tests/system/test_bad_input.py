@@ -34,7 +34,7 @@ from protocol.limits import CHALLENGE_TRIES_MAX, REQUEST_BODY_BYTES_MAX
 from protocol.messages.activation import Challenge
 from protocol.messages.sessions import Ask, OpenSession, Session, StatementAnswer
 from tests.simulators.forged_evidence import Maker, PaperChip, request, request_with_bad_signature
-from tests.system.support.damage import DAMAGES, RECORDS, Copies, check_gates_stay_closed, damage, damaged_files
+from tests.system.support.damage import DAMAGES, FLOORS, RECORDS, Copies, check_gates_stay_closed, damage, damaged_files
 from tests.system.support.harness import Plan, new_machine
 from tests.system.support.paper_node import SESSIONS, PaperNode, secret_of
 from tests.system.support.routes import World, all_routes, world_of
@@ -460,7 +460,7 @@ class TestDamagedState:
         check_gates_stay_closed(copies, list(zip(damaged_files(copies.saved), cycle(DAMAGES), strict=False)))
 
     def test_another_record_decides_and_the_damage_is_shown(self, copies: Copies) -> None:
-        names = [*RECORDS, "current.json"]
+        names = [*RECORDS, *FLOORS, "current.json"]
         machines = [copies.offline(f"with damaged {name.replace('/', ' ')}") for name in names]
         with ended(*machines):
             for machine, name in zip(machines, names, strict=True):
@@ -471,7 +471,7 @@ class TestDamagedState:
                 wait_until("an open gate", machine.granted)
                 # The agent writes current.json again at once.
                 damaged = machine.ask("/v1/status")["damaged"]
-                assert any(name in text for text in damaged) == (name in RECORDS)
+                assert any(name in text for text in damaged) == (name != "current.json")
 
     def test_state_of_another_node_or_generation(self, copies: Copies, statement_of_another: bytes) -> None:
         """A valid statement of another node does not open the gate. The agent has no other record here."""

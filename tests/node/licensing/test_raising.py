@@ -17,7 +17,7 @@ from node.hwbind import counter
 from node.hwbind.errors import TpmBusy, TpmNvFull
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing.floor_store import FloorStore
-from node.licensing.floors import FloorView
+from node.licensing.floors import FloorView, Silent
 from node.licensing.raising import NO_COUNTER, NOT_RAISED, FloorKeeper, label_of, read_counter
 from protocol import faults
 from protocol.evidence import NvCounter
@@ -212,6 +212,18 @@ async def test_damaged_copies_are_repaired_by_a_fresh_answer(site: Site) -> None
     keeper.confirm_fresh(LEASE)
     assert await keeper.raise_now()
     assert standing(site) == "current"
+
+
+async def test_a_damaged_copy_is_shown_until_the_next_raise(site: Site) -> None:
+    await site.first()
+    site.store.paths[1].write_bytes(b"{}")
+    keeper, view = site.start()
+    assert view.judged.standing == "current"
+    assert str(site.store.paths[1]) in view.damaged[0]
+    keeper.note(verified(make_lease(seq=6)))
+    assert await keeper.raise_now()
+    assert keeper.view(HOLDER, RING, Silent(), promised=False).damaged == ()
+    assert site.start()[1].damaged == ()
 
 
 POINTS = ["node.floor.write", "node.floor.copy", "node.floor.count"]

@@ -58,6 +58,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 RECORDS = ("licence/g-1/statement.json", "identity/statement-g-1.json")
 """The records of the statement. One is enough."""
+FLOORS = ("licence/floors.json", "identity/floors.json")
+"""The copies of the floor record. One is enough."""
 
 
 def damage(machine: Machine, names: Iterable[str | Path], kind: str) -> None:
@@ -71,10 +73,10 @@ def damage(machine: Machine, names: Iterable[str | Path], kind: str) -> None:
 
 def damaged_files(saved: Path) -> list[tuple[str | Path, ...]]:
     """The files whose damage closes the gate: each file by itself, and redundant files together."""
-    redundant = {*RECORDS, "current.json"}
+    redundant = {*RECORDS, *FLOORS, "current.json"}
     assert {str(name) for name in files_of(saved)} > redundant
     alone = [(name,) for name in files_of(saved) if str(name) not in redundant]
-    return [*alone, RECORDS, (*RECORDS, "current.json")]
+    return [*alone, RECORDS, FLOORS, (*RECORDS, "current.json")]
 
 
 def check_gates_stay_closed(copies: Copies, cases: Sequence[Case]) -> None:
