@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,8 @@ from lab.forks import ForkServer
 from lab.machine import Machine
 from lab.processes import Process, Side
 from lab.tpm import SoftTpm
+from node.hwbind import reading
+from node.hwbind.fingerprint import read_components
 from node.hwbind.tpm import Tpm
 from node.link.api import CloudUnreachable
 from protocol import faults
@@ -31,7 +34,8 @@ class Plan(msgspec.Struct, frozen=True):
     other replicas as long as in production. An agent waits `tpm_seconds` for an answer of the TPM; 0 is the product's
     own limit. `descriptors` limits the file descriptors of the process; 0 is this machine's limit. `lose` names sends of
     the node whose answer is lost, each once: the cloud has answered, and the process gets CloudUnreachable. A name that
-    occurs twice is lost twice.
+    occurs twice is lost twice. `hardware` is the root of a simulated /sys and /proc,
+    whose serial numbers an agent reads; "" is this machine.
     """
 
     record: str = ""
@@ -41,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True):
     tpm_seconds: float = 0.0
     descriptors: int = 0
     lose: tuple[str, ...] = ()
+    hardware: str = ""
 
     def __call__(self, directory: Path, side: Side, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
         """Fork a command line with this plan."""
@@ -57,6 +62,9 @@ class Plan(msgspec.Struct, frozen=True):
             witness.install(Path(self.control), patient=self.patient)
         if side == "cascade":
             use_light_keys()
+        if self.hardware:
+            # The agent reads the machine that it runs on, so no setting names another one.
+            setattr(reading, "read_components", partial(read_components, Path(self.hardware), _no_udev))  # noqa: B010 (a patch)
         if self.tpm_seconds:
             limits = Tpm.__init__.__kwdefaults__
             assert limits is not None
@@ -80,6 +88,11 @@ def _loser(names: Sequence[str]) -> faults.Hook:
             raise CloudUnreachable(f"cannot read the answer after {name}: a test lost it")
 
     return lose
+
+
+def _no_udev(_device: Path) -> Mapping[str, str]:
+    """The udev database of a simulated machine."""
+    return {}
 
 
 forked = Plan()
