@@ -145,7 +145,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         wake_room=shared.wake_room,
         seen=seen,
     )
-    fingerprints = _fingerprints(stores, ports, shared)
+    fingerprints = _fingerprints(stores, ports, shared, clones)
     pcr_quotes = PcrQuotes(tenants=stores.tenants, codes=stores.codes, seen=seen)
     renewals = _renewals(stores, ports, shared, chip_challenges)
     checks = _Checks(chip_challenges, pcr_quotes, lapses)
@@ -201,9 +201,13 @@ def _lapses(stores: Stores, ports: Ports, shared: Shared) -> Lapses:
     )
 
 
-def _fingerprints(stores: Stores, ports: Ports, shared: Shared) -> Fingerprints:
+def _fingerprints(stores: Stores, ports: Ports, shared: Shared, clones: Clones) -> Fingerprints:
     return Fingerprints(
-        trust_domain=ports.trust_domain, transaction=stores.transaction, audit=shared.audit, nodes=stores.nodes
+        trust_domain=ports.trust_domain,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        nodes=stores.nodes,
+        clones=clones,
     )
 
 

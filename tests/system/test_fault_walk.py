@@ -66,7 +66,7 @@ _OTHERWISE = {
     "cloud/fabric/service/operators/tokens.py": "the same",
     "cloud/fabric/service/operators/token_refusals.py:note": "the audit entry of a refusal, which holds without it",
     "cloud/fabric/service/published_trust/publishing.py": "the same",
-    "cloud/fabric/service/nodes/fingerprints.py:_store": "one transaction; the next session reports it again",
+    "cloud/fabric/service/nodes/fingerprints.py:_compared": "one transaction; the next session reports it again",
     "cloud/fabric/service/published_trust/trust_reports.py:store": "one transaction; a node repeats its report",
     "cloud/fabric/service/published_trust/renewal_orders.py:give": "an operator's command, one transaction",
     "cloud/fabric/service/published_trust/renewal_orders.py:wake_due": "one transaction; repeated at the next beat",

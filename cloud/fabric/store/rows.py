@@ -287,3 +287,14 @@ class AuditRow(AuditEntry, frozen=True, kw_only=True):
 def generation_id(node: NodeId, number: int) -> str:
     """The primary key of a generation's row."""
     return f"{node}.{number}"
+
+
+def enrolled_of(node: NodeRow, generation: GenerationRow) -> dict[str, str]:
+    """The fingerprint that reports of this generation are compared with.
+
+    With a TPM: that of the activation. Without one: that of the node's first activation, or of a later one whose change
+    a person has approved, so that small changes add up over several activations too.
+    """
+    if node.tier != "software" or generation.state == "offered" or not node.enrolled:
+        return generation.fingerprint
+    return node.enrolled

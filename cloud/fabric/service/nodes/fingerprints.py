@@ -10,13 +10,16 @@ from datetime import datetime
 
 import msgspec
 
-from cloud.fabric.attestation.drift import Observed, digest_of, observe
+from cloud.fabric.attestation.drift import DIGEST_CHARS, Machine, Observed, digest_of, observe
 from cloud.fabric.errors import FingerprintRefused
+from cloud.fabric.licensing.holders import HolderEvidence
 from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.clones import Clones
 from cloud.fabric.service.ports import Transaction
 from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import GenerationRow, NodeRow
+from cloud.fabric.store.rows import GenerationRow, NodeRow, enrolled_of
+from protocol.encoding import sha256_hex
 from protocol.fingerprint import judge, policy_of
 from protocol.ids import NodeSpiffeId
 
@@ -24,20 +27,10 @@ KEPT_MAX = 4
 """Reports of one generation that wait. Two machines that take turns within seconds need three."""
 
 
-def enrolled_of(node: NodeRow, generation: GenerationRow) -> dict[str, str]:
-    """The fingerprint that reports of this generation are compared with.
-
-    With a TPM: that of the activation. Without one: that of the node's first activation, or of a later one whose change
-    a person has approved, so that small changes add up over several activations too.
-    """
-    if node.tier != "software" or generation.state == "offered" or not node.enrolled:
-        return generation.fingerprint
-    return node.enrolled
-
-
 class _Report(msgspec.Struct, frozen=True):
     node: NodeRow
     number: int
+    node_public_key: bytes
     fingerprint: Mapping[str, str]
     at: datetime
 
@@ -45,11 +38,14 @@ class _Report(msgspec.Struct, frozen=True):
 class Fingerprints:
     """Judges and stores reported fingerprints."""
 
-    def __init__(self, *, trust_domain: str, transaction: Transaction, audit: AuditLog, nodes: NodeStore) -> None:
+    def __init__(
+        self, *, trust_domain: str, transaction: Transaction, audit: AuditLog, nodes: NodeStore, clones: Clones
+    ) -> None:
         self._trust_domain = trust_domain
         self._transaction = transaction
         self._audit = audit
         self._nodes = nodes
+        self._clones = clones
         self._kept: dict[str, list[_Report]] = {}
 
     def check(self, node: NodeRow, generation: GenerationRow, fingerprint: Mapping[str, str]) -> None:
@@ -72,13 +68,15 @@ class Fingerprints:
         seen = generation.drift.seen if generation.drift is not None else ""
         if fingerprint == last or (last is None and digest_of(fingerprint) == seen):
             return
-        reports = [*kept, _Report(node, generation.number, fingerprint, at)]
+        reports = [*kept, _Report(node, generation.number, generation.node_public_key, fingerprint, at)]
         self._kept[generation.id] = reports[:1] + reports[1:][-(KEPT_MAX - 1) :]
 
     async def store(self) -> None:
         """Compare and store all kept reports, each in its node's transaction.
 
-        A change gets the audit entry `node.fingerprint_changed`, at most once an hour for the same result.
+        A change gets the audit entry `node.fingerprint_changed`, at most once an hour for the same result. A machine that
+        comes back in the place of another one raises the suspicion of a clone. After a crash between the two, the next
+        return raises it.
         """
         for key in list(self._kept):
             reports = self._kept.pop(key)
@@ -90,7 +88,13 @@ class Fingerprints:
                 if reports:
                     self._kept[key] = [*reports, *self._kept.get(key, [])][:KEPT_MAX]
 
-    async def _store(self, report: _Report) -> Observed | None:
+    async def _store(self, report: _Report) -> None:
+        found = await self._compared(report)
+        if found is not None and found.other is not None:
+            key = sha256_hex(report.node_public_key)[:DIGEST_CHARS]
+            await self._clones.suspect(report.node, report.number, "fingerprint", _evidence_of(found.other, key))
+
+    async def _compared(self, report: _Report) -> Observed | None:
         node = report.node
         async with self._transaction(node_key(node.id)):
             generation = await self._nodes.find_generation(node.id, report.number)
@@ -113,3 +117,16 @@ class Fingerprints:
                     missing=",".join(drift.missing),
                 )
         return observed
+
+
+def _evidence_of(machine: Machine, key: str) -> HolderEvidence:
+    """The evidence of a machine that another one has replaced. Its first time names it, also when it comes back again."""
+    return HolderEvidence(
+        at=machine.first_at,
+        asked_at=machine.first_at,
+        clock=None,
+        key=key,
+        fingerprint=digest_of(machine.fingerprint),
+        address="",
+        agent_version="",
+    )

@@ -13,10 +13,9 @@ import msgspec
 from cloud.fabric.errors import GenerationClosed
 from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.signing import Signer
-from cloud.fabric.service.nodes.fingerprints import enrolled_of
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import GenerationRow, NodeRow
+from cloud.fabric.store.rows import GenerationRow, NodeRow, enrolled_of
 from cloud.fabric.tuf.current_trust import CurrentTrust, RenewalOrder
 from protocol.encoding import sha256_hex
 from protocol.fingerprint import policy_of

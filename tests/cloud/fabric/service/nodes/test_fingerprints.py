@@ -6,8 +6,7 @@ import msgspec
 import pytest
 
 from cloud.fabric.errors import FingerprintRefused
-from cloud.fabric.service.nodes.fingerprints import enrolled_of
-from cloud.fabric.store.rows import GenerationRow
+from cloud.fabric.store.rows import GenerationRow, enrolled_of
 from protocol.fingerprint import policy_of
 from protocol.hardware import fingerprint
 from protocol.signed.statements import Lease
@@ -47,6 +46,7 @@ async def report(world: World, machine: Machine, *reports: dict[str, str]) -> No
         world.clock.forward(timedelta(hours=1))
         machine.fingerprint = sent
         await machine.session()
+        await world.parts.nodes.seen.store()
         await world.parts.nodes.fingerprints.store()
 
 
@@ -115,3 +115,20 @@ async def test_without_a_tpm_too_little_of_the_fingerprint_gets_no_session(world
     check(software, generation, both)
     with pytest.raises(FingerprintRefused):
         check(software, generation, {**both, "board_serial": OTHER["board_serial"]})
+
+
+async def test_two_machines_that_take_turns_on_one_chip_are_a_suspected_clone(world: World, machine: Machine) -> None:
+    """A relayed TPM: each machine reports its own serial numbers, and one key signs for both."""
+    await joined(world, machine)
+    await report(world, machine, ENROLLED, OTHER)
+    assert (await world.node(machine.node)).clone_cause == ""
+    await report(world, machine, ENROLLED)
+    node = await world.node(machine.node)
+    assert node.clone_cause == "fingerprint"
+    assert (await world.actions(machine.node)).count("node.clone_suspected") == 1
+    drift = (await row(world, machine)).drift
+    assert drift is not None
+    assert drift.alternated_at == world.clock()
+    # Without a renewal token a session is not of the machine that goes on, so no second one is asked for here.
+    await world.parts.nodes.fingerprints.store()
+    assert (await world.actions(machine.node)).count("node.clone_suspected") == 1
