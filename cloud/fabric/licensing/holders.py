@@ -26,8 +26,8 @@ CLOCK_SAVED_MS = 2**22
 """How far the TPM's clock may go back when the TPM restarts: an unclean restart loses up to one save interval (TCG TPM
 2.0 Library, part 1, section 36.3)."""
 CLOCK_TOLERANCE = timedelta(seconds=60)
-"""How far the clock may seem to go back without a restart: the clocks of two replicas differ, so two proofs of one
-machine can be judged in the other order."""
+"""How far the clocks of two replicas may differ: two proofs of one machine can then be judged in the other order. So the
+TPM's clock may seem to go back by this time without a restart."""
 SPENT_MAX = 16
 """Spent tokens that a holder remembers: the sessions of about five days. An older token counts as a spent one."""
 HOLDERS_MAX = 4
@@ -182,7 +182,9 @@ def judge(holders: Holders | None, arrival: Arrival) -> Judgement:
     relation = _relation(holder, token) if holder is not None else "spent"
     if holder is not None and holder.state in ("older", "shut"):
         return _refused(holders, arrival, holder)
-    if arrival.evidence.asked_at < current.last.asked_at:
+    # A token that the current holder spent is of a request that a later one overtook, also if the clocks differ.
+    tolerance = CLOCK_TOLERANCE if holder is current and relation == "spent" else timedelta()
+    if arrival.evidence.asked_at < current.last.asked_at + tolerance:
         # The request was overtaken by a later one of the same machine, so it shows nothing about the present.
         return Judgement("late", holders, current.id, gets_token=False)
     if holder is current and relation in ("base", "child", "ahead"):
@@ -271,7 +273,7 @@ def _relation(holder: Holder, token: RenewalToken) -> Relation:
         # A crash of the cloud, or a restored database, forgets the last tokens that were spent.
         return "ahead"
     oldest = holder.spent[0][0] if holder.spent else holder.number
-    known = (token.number, token.digest) in holder.spent
+    known = token.digest in {digest for _, digest in holder.spent}
     return "spent" if known or token.number < oldest else "diverged"
 
 
@@ -298,6 +300,9 @@ def _spent(holder: Holder, arrival: Arrival, token: RenewalToken, relation: Rela
     if relation == "base":
         return msgspec.structs.replace(holder, last=arrival.evidence, answers=_answers(holder, arrival))
     spent = holder.spent if holder.base == NO_TOKEN else (*holder.spent, (holder.number, holder.base))
+    if relation == "ahead" and token.chain == holder.chain and token.parent != NO_TOKEN:
+        # The token was handed out for its parent, so this chain spent that too.
+        spent = (*spent, (token.number - 1, token.parent))
     return msgspec.structs.replace(
         holder, last=arrival.evidence, number=token.number, base=token.digest, answers=1, spent=spent[-SPENT_MAX:]
     )

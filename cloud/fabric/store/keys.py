@@ -6,7 +6,7 @@ be held by many transactions at a time, and covers reads only.
 | Key | Covers |
 |---|---|
 | `node:ID` | the node's row, its generations, its renewals, and activations from their proof on |
-| `chip:HASH` | whether a node with this chip exists |
+| `chip:HASH` | whether a node with this chip exists; without a TPM, with this first node key |
 | `machines:TENANT` | the enrolled components of a tenant's software nodes: whether a machine is known |
 | `code:ID` | the code's row, and activations with this code until their proof, also while they wait |
 | `tenant:ID` | the tenant's row, and the hardware that it trusts |
@@ -22,7 +22,7 @@ be held by many transactions at a time, and covers reads only.
 |---|---|---|
 | start an activation | code | |
 | answer a challenge wrongly | code | |
-| prove an activation (takes the seat, or waits) | code, chip or machines, node | tenant |
+| prove an activation (takes the seat, or waits) | code, chip, node; machines without a TPM | tenant |
 | decide about a waiting activation | code | tenant, node that it may be; token of the operator |
 | end a waiting activation | code | |
 | store an activation's certificate | node | code, tenant |

@@ -35,7 +35,7 @@ from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.enrolled import EnrolledStore
-from cloud.fabric.store.keys import code_key, node_key, tenant_key
+from cloud.fabric.store.keys import chip_key, code_key, node_key, tenant_key
 from cloud.fabric.store.nodes import GENERATIONS_SHOWN_MAX, NodeStore
 from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow, generation_id
 from protocol.faults import fault_point
@@ -155,7 +155,7 @@ class Admissions:
 
         Returns None if the machine is no longer recognised as `before`, because of another request.
         """
-        keys = code_key(row.code), proved.key, node_key(node_id)
+        keys = dict.fromkeys((code_key(row.code), proved.key, chip_key(row.ek_hash), node_key(node_id)))
         with fault_point("fabric.activation.prove"):
             async with self.transaction(*keys, reads=(tenant_key(row.tenant),)):
                 fresh = await self.activations.find(row.id)

@@ -12,7 +12,7 @@ import msgspec
 from cloud.fabric.attestation.software_evidence import check_claims, read_node_key, read_proof
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.entropy import Entropy
-from cloud.fabric.errors import CodeRefused, Invalid, NotFound, evidence_error
+from cloud.fabric.errors import ActivationClosed, CodeRefused, Invalid, NotFound, evidence_error
 from cloud.fabric.service.activations.admission import Admissions, Proved, Recognised
 from cloud.fabric.service.activations.recognition import Recognition
 from cloud.fabric.service.activations.starts import ActivationStarts, Claim
@@ -80,7 +80,7 @@ class SoftwareActivations:
 
         `body_sha256` is the hash of the request's body. A repeat with the same bytes continues an unfinished
         activation, or gets the stored answer. Raises NotFound, Invalid, ChallengeExpired, ChallengeFailed,
-        EvidenceNotAccepted, and as `Admissions.admit`.
+        EvidenceNotAccepted, ActivationClosed, and as `Admissions.admit`.
         """
         row = await self.activations.find(activation)
         if row is None or row.tier != "software":
@@ -122,6 +122,8 @@ class SoftwareActivations:
             if searched and await self.recognition.found_by(row, values) != found_before[0]:
                 return None
             if before.node is None:
+                if await self.nodes.find_by_ek(row.ek_hash) is not None:
+                    raise ActivationClosed("this key is that of a node already. Start again with a new key")
                 return before
             node = await self.nodes.find(before.node.id)
             return None if node is None else Recognised(node, before.matched)

@@ -176,6 +176,28 @@ def test_a_request_that_a_later_one_overtook_changes_nothing(cloud: Cloud, box: 
     assert cloud.outcomes(box) == ["normal"]
 
 
+def test_two_replicas_whose_clocks_differ_answer_one_machine(cloud: Cloud, box: Box) -> None:
+    """An agent restarts, and another replica answers. Its clock is behind, and it stores its change first."""
+    stored = cloud.holders
+    cloud.seconds += 60
+    first, arrival = cloud.proof(box)
+    _, made = cloud.take(first, arrival)
+    assert made is not None
+    box.token, cloud.holders = made.text, stored
+    assert cloud.session(box, after=-2).outcome == "ahead"
+    judgement, made = cloud.take(first, arrival)
+    assert (judgement.outcome, judgement.holders.cause, made) == ("late", "", None)
+    assert cloud.outcomes(box, box) == ["normal", "normal"]
+
+
+def test_a_snapshot_of_a_session_that_the_cloud_forgot_is_no_clone(cloud: Cloud, box: Box) -> None:
+    """The cloud crashed before it stored the session. The next token names the one that was spent for it."""
+    snapshot, stored = box.copy(), cloud.holders
+    cloud.session(box)
+    cloud.holders = stored
+    assert cloud.outcomes(box, box, snapshot, snapshot) == ["ahead", "normal", "restored", "normal"]
+
+
 def test_a_node_that_lost_its_token(cloud: Cloud, box: Box) -> None:
     box.token = ""
     assert cloud.outcomes(box, box) == ["token-lost", "normal"]

@@ -15,7 +15,7 @@ from protocol.messages.activation import Activated, AwaitedApproval
 from protocol.messages.software import HeldGeneration, StartSoftwareActivation
 from protocol.signed.statements import Lease
 from tests.cloud.engines import ENGINES
-from tests.cloud.fabric.software_machine import SERIALS, SoftwareMachine, new_key
+from tests.cloud.fabric.software_machine import SERIALS, SoftwareMachine, new_key, spki_of
 from tests.cloud.fabric.support import ALICE, Machine, World, decide
 
 pytestmark = pytest.mark.slow
@@ -98,6 +98,44 @@ async def test_without_the_key_the_fingerprint_makes_eligible_and_a_person_decid
     # The machine is found by its new disk from now on.
     third = SoftwareMachine(software, serials=CHANGED | {"board_serial": "new board", "chassis_serial": "new"})
     await third.waits(code.secret)
+
+
+async def test_an_approval_as_one_machine_is_none_as_another(software: World) -> None:
+    """The same key was approved as a new machine. Then it reports the serial numbers of a known one."""
+    code, free = await software.code(approval=True), await software.code()
+    victim = SoftwareMachine(software)
+    await victim.join(free.secret)
+    thief = SoftwareMachine(software, serials=dict(OTHER))
+    challenge, _ = await thief.waits(code.secret)
+    await decide(software, challenge.activation, "approved")
+    start = StartSoftwareActivation(code.secret, spki_of(thief.key), "1.0")
+    again = await software.parts.nodes.software_activations.start(start)
+    thief.serials = dict(SERIALS)
+    assert isinstance(await thief.send(again, thief.proof(again)), AwaitedApproval)
+    assert (await software.node(victim.node)).last_generation == 1
+    assert await software.seats_taken(code) == 0
+    # Without the change, the approval goes on to the repeated activation.
+    await decide(software, again.activation, "denied")
+    ours = SoftwareMachine(software, serials=OTHER | {"board_serial": "5CD1234XYZ"})
+    challenge, _ = await ours.waits(code.secret)
+    await decide(software, challenge.activation, "approved")
+    start = StartSoftwareActivation(code.secret, spki_of(ours.key), "1.0")
+    again = await software.parts.nodes.software_activations.start(start)
+    assert isinstance(await ours.send(again, ours.proof(again)), Activated)
+    assert await software.seats_taken(code) == 1
+
+
+async def test_a_key_that_became_a_node_meanwhile(software: World) -> None:
+    """The approval was for a new machine. The machine activated with another code before it came back."""
+    code, free = await software.code(approval=True), await software.code()
+    machine = SoftwareMachine(software)
+    challenge, body = await machine.waits(code.secret)
+    await decide(software, challenge.activation, "approved")
+    start = StartSoftwareActivation(free.secret, spki_of(machine.key), "1.0")
+    other = await software.parts.nodes.software_activations.start(start)
+    assert isinstance(await machine.send(other, machine.proof(other)), Activated)
+    with pytest.raises(errors.ActivationClosed, match="this key is that of a node already"):
+        await machine.send(challenge, body)
 
 
 async def test_a_superseded_key_is_on_a_copied_disk_and_needs_a_person(software: World) -> None:
