@@ -276,7 +276,8 @@ class _Activation:
     async def _prove(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
         """Get and answer a challenge. The proof is stored, and not sent yet."""
         make = self._software_proof if self._in_software else self._tpm_proof
-        pending = await make(file, file_sha256)
+        with fault_point("node.activation.start"):
+            pending = await make(file, file_sha256)
         self._state.identities.save_activation(pending)
         return pending
 
@@ -304,13 +305,12 @@ class _Activation:
         node_key = await tpm.run(keys.create_node_key)
         endorsement = await challenge.endorse(tpm, ak)
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-            with fault_point("node.activation.start"):
-                made = await challenge.start(
-                    lambda evidence: service.start_activation(
-                        StartActivation(code=file.code, evidence=evidence, agent_version=AGENT_VERSION)
-                    ),
-                    endorsement,
-                )
+            made = await challenge.start(
+                lambda evidence: service.start_activation(
+                    StartActivation(code=file.code, evidence=evidence, agent_version=AGENT_VERSION)
+                ),
+                endorsement,
+            )
         self._say("answering the challenge with the TPM")
         answered = await challenge.answer(tpm, ak, node_key, made)
         ek_public = challenge.challenged_ek(endorsement, made.ek_name)

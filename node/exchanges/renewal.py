@@ -132,7 +132,8 @@ class DeviceRenewal:
         if await self.resume(licence) and (not rekey or licence.identity.node_key != before):
             return
         make = self._software_proof if licence.identity.node_key.in_software else self._proof
-        pending = await make(licence.identity, rekey=rekey)
+        with fault_point("node.renewal.start"):
+            pending = await make(licence.identity, rekey=rekey)
         await on_disk(partial(self._state.identities.save_renewal, pending), seconds_max=DISK_SECONDS_MAX)
         await self._finish(licence, pending)
 
@@ -147,11 +148,10 @@ class DeviceRenewal:
         node_key = await self._tpm.run(keys.create_node_key) if rekey else identity.node_key
         endorsement = await challenge.endorse(self._tpm, identity.ak)
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-            with fault_point("node.renewal.start"):
-                made = await challenge.start(
-                    lambda evidence: service.start_renewal(StartRenewal(identity.chain[0], evidence, AGENT_VERSION)),
-                    endorsement,
-                )
+            made = await challenge.start(
+                lambda evidence: service.start_renewal(StartRenewal(identity.chain[0], evidence, AGENT_VERSION)),
+                endorsement,
+            )
         answered = await challenge.answer(self._tpm, identity.ak, node_key, made)
         proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce())
         ek_public = challenge.challenged_ek(endorsement, made.ek_name)

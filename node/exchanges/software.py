@@ -17,7 +17,6 @@ from node.hwbind.keys import WrappedKey
 from node.hwbind.reading import components_in_time
 from node.link import api
 from protocol.encoding import json_encode, sha256_hex
-from protocol.faults import fault_point
 from protocol.ids import RenewalId
 from protocol.messages.software import (
     PATH_SOFTWARE_RENEWALS,
@@ -58,8 +57,7 @@ async def begin(service: api.Service, code: str, file_sha256: str, held: Identit
     """
     node_key = await trio.to_thread.run_sync(keys.create_software_key)
     start = StartSoftwareActivation(code=code, public_key=node_key.public, agent_version=AGENT_VERSION)
-    with fault_point("node.activation.start"):
-        challenge = await service.start_software_activation(start)
+    challenge = await service.start_software_activation(start)
     csr = keys.certificate_request(None, node_key)
     components = await components_in_time(seconds_max=FINGERPRINT_SECONDS_MAX)
     claims = SoftwareProofClaims(
@@ -92,8 +90,7 @@ async def renewal(service: api.Service, identity: Identity, *, rekey: bool) -> P
     Raises CloudRefused, CloudUnreachable, ServerUnproven, TpmIntegrity (of the key in force).
     """
     node_key = await trio.to_thread.run_sync(keys.create_software_key) if rekey else identity.node_key
-    with fault_point("node.renewal.start"):
-        nonce = await service.nonce()
+    nonce = await service.nonce()
     csr = keys.certificate_request(None, node_key)
     components = await components_in_time()
     answer_nonce = fresh_nonce()

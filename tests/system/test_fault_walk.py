@@ -46,6 +46,9 @@ _EFFECTS = {
 """The calls that write durably or send, by their text. In Breakwater every writing method of a store counts as well."""
 _OTHERWISE = {
     "node/exchanges/wake_channel.py:_answer": "its caller has the fault point, node.events.send",
+    "node/exchanges/activation.py:_tpm_proof": "its caller has the fault point, node.activation.start",
+    "node/exchanges/renewal.py:_proof": "its caller has the fault point, node.renewal.start",
+    "node/exchanges/software.py:renewal": "the same",
     "node/disk/boot.py": "a record in the runtime directory; without it the agent asks the TPM",
     "node/licensing/boot_time.py": "the same; without it the time of the boot is taken from the wall clock",
     "node/licensing/store.py:_set_tombstone_aside": "until it is done, each answer of the cloud repeats it",
