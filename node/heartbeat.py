@@ -94,7 +94,7 @@ class Heartbeat:
             first.answered()
         while not self._licence.revoked:
             await self._contact_due(first)
-            if self._hardware.status != "ours":
+            if not self._hardware.answered:
                 await self._look_for_hardware()
             # Even without the TPM: the present session can still fetch the cloud's statement.
             first.tried()

@@ -149,20 +149,21 @@ class State:
         Raises StateDamaged if a file is damaged or the device certificate is not of this generation; StateError.
         """
         checked = self._checked(identity, trust.value)
-        self._load_floors(checked, trust.value)
+        self._load_floors(checked, trust.value, in_force=confirmed)
         return Licence(self.saver, checked, trust, hardware, self.time, confirmed=confirmed)
 
-    def _load_floors(self, identity: Identity, trust: TrustSet, *, again: bool = False) -> None:
+    def _load_floors(self, identity: Identity, trust: TrustSet, *, again: bool = False, in_force: bool = True) -> None:
         others = partial(self._other_node_keys, identity, trust)
-        self.floors.load(identity.holder, identity.node_key.public_key(), others, again=again)
+        node_key = identity.node_key.public_key()
+        self.floors.load(identity.holder, node_key, others, again=again, in_force=in_force)
 
     def _other_node_keys(self, identity: Identity, trust: TrustSet) -> Iterator[ec.EllipticCurvePublicKey]:
         """The other node keys that may have signed the floor record: of a rekey that is not finished, and of others.
 
         An activation or a rekey that was cut off leaves a record of the earlier key. The certificate of another
-        generation counts only if the cloud has issued it.
+        generation counts only if the cloud has issued it to this node.
         """
-        with suppress(StateError):
+        with suppress(StateError, TpmError):
             renewal = self.identities.load_renewal()
             if renewal is not None and renewal.generation == identity.generation:
                 yield renewal.node_key.public_key()
@@ -170,6 +171,8 @@ class State:
             for generation in sorted(set(self.identities.generations()) - {identity.generation}, reverse=True):
                 with suppress(StateError, CertificateRejected, TpmError):
                     other = self._checked(self.identities.load(generation), trust)
+                    if other.holder.of_generation(identity.generation) != identity.holder:
+                        continue
                     chain_of(other.chain[0], trust.bundle)
                     yield other.node_key.public_key()
 

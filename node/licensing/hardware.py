@@ -126,6 +126,14 @@ class HardwareCheck:
         self._counter_place = (label, index)
 
     @property
+    def answered(self) -> bool:
+        """Whether the last check had every answer: this is the machine, and its TPM has shown the floor counter.
+
+        A TPM that is busy can use the key and then refuse the counter. Until it shows the counter, nothing is judged.
+        """
+        return self._status == "ours" and (self._counter_place is None or not isinstance(self._counter, Silent))
+
+    @property
     def counter(self) -> Answer:
         """The last answer of the TPM about the floor counter."""
         return self._counter

@@ -81,6 +81,7 @@ class Licence:
         self._stored = self._with_floors(msgspec.structs.replace(saver.store.load(holder, ring), later=later))
         if confirmed:
             self._take_over_floors()
+            self._expect_counter()
         others = saver.store.generations() - {identity.generation}
         self._others_until = saver.store.leases_until(holder, ring, others)
         self._leases_until = saver.store.leases_until(holder, ring, [identity.generation])
@@ -89,9 +90,6 @@ class Licence:
                 time.passed(held.statement.issued_at)
         self._used = False
         """Whether a statement of this run has replaced the loaded evidence."""
-        promised = self.lease.floor if self.lease is not None else None
-        if not identity.node_key.in_software:
-            hardware.expect_counter(label_of(holder), self._floors.place or (promised.index if promised else None))
 
     def _with_floors(self, stored: acceptance.StoredEvidence) -> acceptance.StoredEvidence:
         """The stored evidence with the revocations of the floor record, which outlive every file of a statement."""
@@ -115,6 +113,13 @@ class Licence:
             self._floors.note(self._stored.statement)
         if self._fresh:
             self._floors.confirm_fresh(self._stored.statement)
+
+    def _expect_counter(self) -> None:
+        """Have the checks of the TPM read this node's counter. Until it is in force, they read that of another node."""
+        promised = self.lease.floor if self.lease is not None else None
+        if not self._identity.node_key.in_software:
+            place = self._floors.place or (promised.index if promised else None)
+            self._hardware.expect_counter(label_of(self._holder), place)
 
     @property
     def identity(self) -> Identity:
@@ -320,6 +325,7 @@ class Licence:
         """Record that the cloud has confirmed this generation and that it is the current one on the disk."""
         self._confirmed = True
         self._take_over_floors()
+        self._expect_counter()
 
 
 def _ends_generation(statement: Statement, generation: int) -> bool:

@@ -101,20 +101,24 @@ class FloorKeeper:
         self._elapsed = elapsed
         self._raised_at = elapsed()
         self._identity: Identity | None = None
+        self._established: NvCounter | None = None
+        self._begin(None)
+        self._wake = trio.Event()
+        self._one_at_a_time = trio.Lock()
+
+    def _begin(self, holder: Holder | None) -> None:
+        """Begin with no record, for a start or for another node."""
+        self._loaded = holder
         self._found = Found()
-        self._loaded: Holder | None = None
         self._record: Record | None = None
         self._counter: NvCounter | None = None
         self._judged: Judgement | None = None
         self._entries: tuple[Entry, ...] = ()
         self._urgent = False
         # Whether a fresh answer came since the start, and since the last raise.
-        self._confirmed = False
-        self._may_repair = False
+        self._confirmed = self._may_repair = False
         self._least = (0, 0, 0)
         self._signed: _Signed | None = None
-        self._wake = trio.Event()
-        self._one_at_a_time = trio.Lock()
 
     # Reading
 
@@ -125,22 +129,26 @@ class FloorKeeper:
         others: Callable[[], Iterable[ec.EllipticCurvePublicKey]] = tuple,
         *,
         again: bool = False,
+        in_force: bool = True,
     ) -> None:
         """Read the copies of the record, once for this node, or `again` for another start. It runs in the disk's thread.
 
-        `others` gives further node keys of this node, for a record that `node_key` has not signed.
+        `others` gives further node keys of this node, for a record that `node_key` has not signed. A node that is not
+        `in_force` yet leaves the record of the present node in use.
         """
-        node = msgspec.structs.replace(holder, generation=0)
-        if self._loaded == node and not again:
+        if not again and self._loaded is not None and (self._is_of(holder) or not in_force):
             return
+        self._begin(holder)
         self._boot = self._boot_id()
         self._found = self.store.load(holder, node_key, others)
         self._record = self._found.best(None)
         self._entries = self._record.streams.get(floors.STATEMENTS, ()) if self._record is not None else ()
-        self._judged, self._signed, self._counter = None, None, None
-        self._loaded = node
         for text in self._found.damaged:
             log.warning("%s", text)
+
+    def _is_of(self, holder: Holder) -> bool:
+        """Whether the loaded record is that of this node, in any generation."""
+        return self._loaded is None or label_of(self._loaded) == label_of(holder)
 
     @property
     def place(self) -> int | None:
@@ -165,20 +173,19 @@ class FloorKeeper:
     def view(self, holder: Holder, ring: KeyRing, answer: Answer, *, promised: bool) -> FloorView:
         """The floors for a verdict about `holder`. The first answer of the TPM is judged once for this start.
 
-        Later the record and the counter move together, and only a fresh answer of the cloud changes the judgement.
+        Later the record and the counter move together, and only a fresh answer of the cloud changes the judgement. For
+        a node that is not in force yet nothing is judged.
         """
+        if not self._is_of(holder):
+            return FloorView(Judgement("unjudged"))
         if self._judged is None or self._judged.standing == "unjudged":
             self._judge(holder, answer, promised=promised)
         judged = self._judged or Judgement("unjudged")
         if self._confirmed and judged.standing == "stale":
             judged = Judgement("current")
         entries = floors.valid_entries(self._record, ring)
-        return FloorView(
-            judged,
-            floors.floor_of(entries, holder.generation),
-            floors.generation_of(self._record, entries),
-            self._found.damaged,
-        )
+        highest = floors.generation_of(self._record, entries)
+        return FloorView(judged, floors.floor_of(entries, holder.generation), highest, self._found.damaged)
 
     def _judge(self, holder: Holder, answer: Answer, *, promised: bool) -> None:
         name = nv.name_of(answer.index, label_of(holder)) if isinstance(answer, NvCounter) else ""
@@ -215,7 +222,10 @@ class FloorKeeper:
     # Changes
 
     def use(self, identity: Identity) -> None:
-        """Sign with the node key of this identity from now on. It is the generation in force."""
+        """Sign with the node key of this identity from now on. It is in force. Another node's record is forgotten."""
+        if not self._is_of(identity.holder):
+            self._begin(identity.holder)
+            self._counter = self._established
         self._identity = identity
         self._wake.set()
 
@@ -285,17 +295,20 @@ class FloorKeeper:
             await self.raise_now()
 
     async def establish(self, identity: Identity) -> NvCounter | None:
-        """Find or make the counter of this node; None if the TPM refuses. Nothing is raised."""
+        """Find or make the counter of a node, perhaps of the next one; None if the TPM refuses. Nothing is raised."""
+        self._established = None
         if self.tpm is None or identity.node_key.in_software:
             return None
         label = label_of(identity.holder)
         try:
-            self._counter = await self.tpm.run(lambda esys: nv.establish(esys, label))
+            found = self._established = await self.tpm.run(lambda esys: nv.establish(esys, label))
         except TpmError as error:
             self._report_no_counter(error)
             return None
-        self._conditions.clear(NO_COUNTER)
-        return self._counter
+        if self._is_of(identity.holder):
+            self._counter = found
+            self._conditions.clear(NO_COUNTER)
+        return found
 
     async def sign_again(self, node_key: WrappedKey, *, first: bool) -> None:
         """Sign the record with another node key of the generation, at a rekey. The content stays.
@@ -337,14 +350,18 @@ class FloorKeeper:
         if tpm is None or identity is None:
             return
         if self._signed is None:
-            self._urgent, entries = False, self._entries
+            urgent, self._urgent, entries = self._urgent, False, self._entries
             try:
                 self._signed = await tpm.run(partial(self._sign_next, identity=identity, entries=entries))
             except BaseException:
-                self._urgent = True
+                self._urgent = self._urgent or urgent
                 raise
+            if self._signed.record is self._record:  # It is completed first, and does not have these entries.
+                self._urgent = self._urgent or urgent
         signed = self._signed
         whole = await self._complete(tpm, signed)
+        if self._signed is not signed:
+            return  # Meanwhile another node was put in force.
         self._record, self._counter, self._signed = signed.record, signed.record.counter, None
         self._judged, self._raised_at, self._may_repair = Judgement("current"), self._elapsed(), False
         if whole:
@@ -380,10 +397,7 @@ class FloorKeeper:
         return _Signed(next_record, token, self.store.paths)
 
     async def _complete(self, tpm: Tpm, signed: _Signed) -> bool:
-        """Steps 2 and 3. A copy that the disk refuses is no obstacle while the other one is written.
-
-        Returns whether both copies were written now.
-        """
+        """Steps 2 and 3. One copy is enough. Returns whether both copies were written now."""
         left = await self._store(signed.token, signed.left) if signed.left else ()
         to = signed.record.counter.value
         with fault_point("node.floor.count"):

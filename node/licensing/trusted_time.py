@@ -92,16 +92,18 @@ def observed(floor: TimeFloor, clock: ClockInfo) -> TimeFloor:
     """The floor after a reading of the clock of the node's own TPM.
 
     1. The powered time since the last reading is added.
-    2. After TPM2_Clear the clock counts from 0, and so does `reset_count`.
+    2. A count of resets that falls is a TPM that was put back from a backup, for example a virtual one. No time is
+       added, because its clock then shows nothing about the time since. TPM2_Clear sets the count to 0 too, but also
+       ends the node key.
     3. A reset is unclean if the clock is not `safe` after it (TPMS_CLOCK_INFO). Of several resets since the last reading
        only the last one can be judged, so the others count as unclean.
     """
     before = floor.clock
     if before is None:
         return msgspec.structs.replace(floor, clock=clock)
-    cleared = clock.reset_count < before.reset_count
-    powered = clock.clock - (0 if cleared else before.clock)  # 1, 2
-    resets = clock.reset_count + 1 if cleared else clock.reset_count - before.reset_count
+    put_back = clock.reset_count < before.reset_count
+    powered = 0 if put_back else clock.clock - before.clock  # 1, 2
+    resets = 1 if put_back else clock.reset_count - before.reset_count
     return TimeFloor(
         signed_at=floor.signed_at,
         powered_ms=min(floor.powered_ms + max(powered, 0), POWERED_MS_MAX),

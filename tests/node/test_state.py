@@ -9,17 +9,22 @@ import pytest
 
 from node.disk import calls
 from node.disk.files import encode_state, remove_directory, remove_file, write_atomic
-from node.disk.identity import _CurrentFile
+from node.disk.identity import Identity, _CurrentFile
 from node.errors import NodeError, StateDamaged, StateError, StateUnreadable, StateUnsafe
-from node.hwbind import keys
+from node.hwbind import counter, keys
 from node.hwbind.tpm import Tpm
+from node.licensing import floors
+from node.licensing.boot_time import machine_clocks
 from node.licensing.store import StatementFile
 from node.state import CONDITION_CURRENT, CONDITION_OPEN, CONDITION_PENDING, NotActivated, State
-from protocol.signed.envelope import key_id
+from protocol.evidence import NvCounter
+from protocol.ids import NodeId, NodeSpiffeId
+from protocol.signed.envelope import assemble, key_id
 from tests.node.conftest import Machine
 from tests.node.shells import apply, hardware, identity, install, load_licence, trust_of
 from tests.node.state_faults import CODES, Fault, FaultyStart
-from tests.simulators.fabric import Fabric, utc_now
+from tests.off_loop import off_loop
+from tests.simulators.fabric import DOMAIN, NODE, TENANT, Fabric, utc_now
 
 
 def codes(state: State) -> list[str]:
@@ -367,3 +372,59 @@ async def test_a_crash_before_the_switch_is_repaired_without_the_cloud(
     (state.directory / "current.json").unlink()
     licence = load_licence(State(state.directory), ours=True)
     assert (licence.identity.generation, licence.confirmed, licence.verdict().gate_open) == (2, True, True)
+
+
+OTHER_NODE = NodeId("node_0" + "2" * 25)
+COUNTER = NvCounter(0x01A00001, counter.name_of(0x01A00001, f"{DOMAIN}/{NODE}"), 7)
+
+
+def write_floors(state: State, tpm: Tpm, key: keys.WrappedKey) -> None:
+    """The floor record of this node at the value of COUNTER, signed by `key`."""
+    of = state.identities.load(1)
+    before = msgspec.structs.replace(COUNTER, value=COUNTER.value - 1)
+    record = floors.next_record(
+        None, holder=of.holder, counter=before, entries=(), boot="boot", now=utc_now(), time=None
+    )
+    signed = floors.signing_input(record, key.public_key())
+    signature = off_loop(lambda: tpm.call(lambda esys: keys.sign(esys, key, signed)))
+    assert not state.floors.store.write(assemble(signed, signature))
+
+
+def of_another_node(state: State, fabric: Fabric, machine: Machine, key: keys.WrappedKey) -> Identity:
+    """Generation 2, of another node, with a certificate of the cloud."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tests.simulators.fabric.NODE_URI", str(NodeSpiffeId(DOMAIN, TENANT, OTHER_NODE)))
+        other = msgspec.structs.replace(identity(fabric, machine.ak, key, 2), node=OTHER_NODE)
+    state.identities.save_generation(other)
+    return other
+
+
+async def test_an_activation_as_another_node_leaves_the_floor_in_force(
+    fabric: Fabric, state: State, tpm: Tpm, machine: Machine
+) -> None:
+    """The confirmation of the new node may fail for days. Meanwhile the present node runs on its lease."""
+    write_floors(state, tpm, machine.node_key)
+    check = hardware(ours=True)
+    check._counter = COUNTER
+    licence = state.load_licence(check, machine_clocks())
+    assert licence.verdict().gate_open
+    other = of_another_node(state, fabric, machine, await tpm.run(keys.create_node_key))
+    pending = state.licence_of(other, licence.trust, check, confirmed=False)
+    assert pending.verdict().state == "pending"
+    assert (licence.verdict().gate_open, state.floors.status().standing) == (True, "current")
+    expected = check._counter_place
+    pending.put_in_force()
+    assert check._counter_place != expected
+    assert state.floors.place is None, "the new node has no record yet"
+
+
+async def test_the_key_of_another_node_signs_no_floor_record(
+    fabric: Fabric, state: State, tpm: Tpm, machine: Machine
+) -> None:
+    stranger = await tpm.run(keys.create_node_key)
+    of_another_node(state, fabric, machine, stranger)
+    write_floors(state, tpm, stranger)
+    assert state.floors.store.load(state.identities.load(1).holder, stranger.public_key()).records
+    load_licence(state)
+    assert state.floors.place is None
+    assert state.floors._found.damaged

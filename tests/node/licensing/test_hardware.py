@@ -342,3 +342,8 @@ async def test_a_counter_that_cannot_be_read_judges_nothing(
     assert check.status == "ours"
     assert isinstance(check.counter, Silent)
     assert "busy" in check.counter.reason
+    assert not check.answered, "the next heartbeat asks for the counter again"
+    monkeypatch.undo()
+    await check.check(machine.node_key)
+    assert check.counter is None
+    assert check.answered  # type: ignore[unreachable]  # the check changed it

@@ -345,6 +345,26 @@ async def test_leases_and_boots_share_24_increments_a_day_and_suspensions_do_not
     assert site.value == before + 25
 
 
+async def test_a_suspension_counts_at_once_also_after_a_raise_that_was_cut_off(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = await site.first()
+    for seq in range(6, 46):
+        keeper.note(verified(make_lease(seq=seq)))
+        assert await keeper.raise_now()
+    site.now = T0 + DAY + timedelta(minutes=1)
+    keeper.note(verified(make_lease(seq=46)))
+    monkeypatch.setattr(counter, "advance", lambda *_: (_ for _ in ()).throw(TpmBusy("the NV memory")))
+    assert not await keeper.raise_now()
+    monkeypatch.undo()
+    site.now = T0
+    restarted, view = site.start()
+    assert view.judged.standing == "unfinished"
+    restarted.note(verified(make_suspension(seq=50), OTHER_KEY))
+    assert await restarted.raise_now()
+    assert site.start()[1].floor == (1, 50)
+
+
 async def test_a_revocation_is_in_the_record_itself(site: Site) -> None:
     keeper = await site.first()
     revocation = verified(make_revocation(seq=6), OTHER_KEY)

@@ -225,11 +225,14 @@ def test_resets_that_were_not_seen_count_as_unclean() -> None:
     assert observed(floor, ClockInfo(500, 8, 0, False)).powered_ms == 0
 
 
-def test_a_cleared_tpm_counts_from_zero() -> None:
-    floor = TimeFloor(signed_at=START, powered_ms=10, clock=ClockInfo(10**9, 5, 0, True))
-    after = observed(floor, ClockInfo(700, 0, 0, True))
-    assert (after.powered_ms, after.unclean) == (710, 0)
-    assert observed(floor, ClockInfo(700, 1, 0, True)).unclean == 1
+def test_a_tpm_that_was_put_back_adds_no_time() -> None:
+    """The state of a virtual TPM comes from a backup. Its clock of three years says nothing about the time since."""
+    three_years = ClockInfo(3 * 365 * 86_400_000, 80, 0, True)
+    floor = TimeFloor(signed_at=START, powered_ms=10, clock=three_years)
+    after = observed(floor, msgspec.structs.replace(three_years, clock=three_years.clock - 10**9, reset_count=70))
+    assert (after.powered_ms, after.unclean) == (10, 0)
+    assert observed(after, ClockInfo(three_years.clock - 10**9 + 700, 70, 0, True)).powered_ms == 710
+    assert observed(floor, ClockInfo(700, 1, 0, False)).unclean == 1
 
 
 def test_losses_above_the_budget_are_charged() -> None:
