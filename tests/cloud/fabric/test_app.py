@@ -21,6 +21,7 @@ from protocol.messages.sessions import (
     Events,
     StatementAnswer,
 )
+from protocol.messages.software import PATH_SOFTWARE_RENEWALS
 from protocol.signed.statements import Lease, Revocation, verify_statement
 from tests.cloud.breakwater.support import TRUST_DOMAIN
 from tests.cloud.fabric.support import ALICE, NONCE, waiters_in
@@ -102,14 +103,22 @@ async def test_breakwaters_certificate_is_learned_again_after_every_reconnect(cl
         await until("Breakwater's certificate", lambda: "breakwater" in connections.service_certificates())
 
 
+ANONYMOUS_ACTIVATIONS = [
+    (f"/v1/{kind}{path}", "POST")
+    for kind in ("activations", "software-activations")
+    for path in ("", "/{activation}/proof")
+]
+"""The rest of the routes about activations is for operators, who approve them."""
+
+
 async def test_every_route_names_the_peers_it_admits(cloud: Cloud) -> None:
     routes = list(routes_of(cloud.fabric.api))
     for route in routes:
         wanted = (OPERATOR,)
         if (
             route.path in ("/healthz", "/readyz", "/v1/node/nonces", "/v1/node/sessions")
-            or "activations" in route.path
-            or route.path.startswith(PATH_RENEWALS)
+            or (route.path, route.method) in ANONYMOUS_ACTIVATIONS
+            or route.path.startswith((PATH_RENEWALS, PATH_SOFTWARE_RENEWALS))
         ):
             wanted = (ANONYMOUS,)
         elif route.path.startswith("/v1/node/"):
