@@ -84,7 +84,7 @@ def add_options(group: ArgumentParser) -> None:
         "--tier-min",
         choices=TIERS,
         default="software",
-        help="least tier of the machines; the tenant must admit the tier as well (default: any tier of the tenant)",
+        help="lowest tier of the machines; the tenant must admit the tier as well (default: any tier of the tenant)",
     )
     listing = actions.add("list", "list the codes of a tenant", run=list_all)
     listing.add_argument("tenant", metavar="TENANT", help="id of the tenant")
@@ -154,7 +154,7 @@ def list_all(args: Namespace) -> None:
     """Print all codes of a tenant. Raises CliError."""
     server = Server(args)
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/codes"
-    headings = ("id", "state", "profile", "taken", "seats", "expires", "readmits", "approval", "least tier")
+    headings = ("id", "state", "profile", "taken", "seats", "expires", "readmits", "approval", "lowest tier")
     names = ("id", "state", "profile", "seats_taken", "seats", "expires_at", "readmit_node", "approval", "tier_min")
     emit(server.pages(path, schemas.Page[schemas.Code]), args.json, columns(headings, *names))
 

@@ -30,7 +30,7 @@ EPILOG = """\
 exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
 69 cloud or agent unreachable, 70 internal fault, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked,
 82 suspended, 83 terminated, 84 hardware mismatch, 85 no trusted statement, 86 clock wrong, 87 TPM fault,
-88 activation not approved or confirmed.
+88 activation not approved or confirmed, 89 clone suspected.
 """
 
 

@@ -17,8 +17,9 @@ The rules:
 - A restored disk gains nothing: a floor record that does not fit the counter in the TPM, and a statement below the
   record, lead to `stale`. A TPM that does not answer about the counter judges nothing.
 - A lease is judged at the later of `high` (`node.licensing.trusted_time`) and the lease's `issued_at`, a signed time
-  that has surely passed. So a clock that fell back (an empty coin cell) does not stop a site, and a clock that is held
-  back prolongs a lease by the time without power at most. A wrong clock is flagged.
+  that has surely passed. So a clock that fell back (an empty coin cell) does not stop a site. A clock that is held back
+  prolongs a lease by the time without power or asleep, and by the free losses of the TPM's clock. A wrong clock is
+  flagged.
 - A lease that has terminated by the wall clock alone, while this clock is suspect, has the exit code of the clock. The
   gate opens again when the clock is corrected, or when the cloud has signed a time.
 - The gate opens only if the TPM of the activation is in this machine: it has used the node's key since the machine

@@ -194,7 +194,7 @@ LIMITS = (
     "A revocation or suspension takes effect when it reaches this machine. The floor record finds out a restored copy of "
     "the state directory. Without a hardware floor, or if the TPM's own state is restored too, the old licence stays "
     "usable offline until the date recorded in that copy (offline_bound_at, the latest end of all leases on the disk). "
-    "A clock that is held back adds the time without power."
+    "A clock that is held back adds the time without power or asleep, and at most 28 hours."
 )
 
 SOFTWARE_LIMITS = (

@@ -1,7 +1,7 @@
 """Pure functions: the order of the assurance tiers, what a tenant and a code admit, and who must be approved.
 
 The evidence alone decides which tier a machine reaches. The node never chooses it. Two rules admit the tier: the tenant
-lists it, and it is not below the least tier of the activation code. A person must approve an activation if the code
+lists it, and it is not below the lowest tier of the activation code. A person must approve an activation if the code
 says so, or the tenant says so for this tier.
 """
 
@@ -19,7 +19,7 @@ class TierRefused(Exception):
 
 
 def admitted_tiers(tenant_tiers: Collection[Tier], tier_min: Tier) -> tuple[Tier, ...]:
-    """The tiers that tenant and code admit together, the strongest first. `tier_min` is the code's least tier."""
+    """The tiers that tenant and code admit together, the strongest first. `tier_min` is the code's lowest tier."""
     return tuple(tier for tier in TIERS if tier in tenant_tiers and TIERS.index(tier) <= TIERS.index(tier_min))
 
 

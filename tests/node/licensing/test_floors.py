@@ -1,6 +1,8 @@
 """`node.licensing.floors`: which record counts, whether it fits the counter, and when the counter advances."""
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -243,3 +245,11 @@ def test_the_years_of_an_nv_cell() -> None:
 
 def test_a_judgement_has_its_reason() -> None:
     assert Judgement("none") == floors.judge(Found(), None, "", promised=False)
+
+
+def test_status_names_attacks_that_the_threat_model_lists_with_a_bound() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "threat-model.md").read_text()
+    listed = set(re.findall(r"^\| (T-[0-9]+) ", page.partition("## Bounds without a defence")[2], re.MULTILINE))
+    for named in (floors.UNDEFENDED, floors.UNDEFENDED_WITHOUT_COUNTER, floors.UNDEFENDED_IN_SOFTWARE):
+        assert named
+        assert set(named) <= listed
