@@ -183,14 +183,17 @@ class Clones:
         """Suspect a clone if a superseded generation asks from another TPM than that of the present generation.
 
         Both generations are of one chip. Its clock must not be behind the last session of the present generation. An old
-        disk in the same machine passes this comparison.
+        disk in the same machine passes this comparison. After an operator has settled, the superseded copy is known, and
+        its further asks raise no flag again.
         """
         if superseded.number >= node.current_generation or node.clone_cause:
             return
         present = await self.nodes.find_generation(node.id, node.current_generation)
         known = read_holders(present.holders) if present is not None else None
-        if known is None:
+        if known is None or any(each.state == "shut" for each in known.all):
             return
+        if arrival.evidence.asked_at < known.current.last.asked_at:
+            return  # the proof is older than the session that it is compared with
         # The two generations have different keys and one chip.
         before = msgspec.structs.replace(known.current.last, key=arrival.evidence.key)
         if judging.went_back(before, arrival.evidence):

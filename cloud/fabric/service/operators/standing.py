@@ -15,6 +15,7 @@ from cloud.fabric.service import views
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text
+from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY
 from cloud.fabric.service.nodes.statement_stream import StatementStream
 from cloud.fabric.service.ports import Now, WakeBackground
 from cloud.fabric.store.codes import CodeStore
@@ -101,8 +102,10 @@ def _is_done(node: NodeRow, what: Change) -> bool:
     """Whether the change is a repeat with no effect.
 
     A second revoke or release has an effect if the node has an open generation, for example an activation that is to
-    readmit it.
+    readmit it. A suspension by a person takes the place of one by the policy for clones, so that settling does not end it.
     """
+    if what == "suspend" and (node.standing, node.standing_reason) == ("suspended", SUSPENDED_BY_POLICY):
+        return False
     if after(node.standing, what) != node.standing:
         return False
     return not (closes(what) and node.closed_up_to < node.last_generation)

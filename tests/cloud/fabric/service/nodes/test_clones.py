@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from cloud.fabric import errors
+from cloud.fabric.bodies.clones import SettleClone
 from cloud.fabric.licensing.holders import HolderEvidence, Holders
 from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY, read_holders
 from cloud.fabric.store.keys import tenant_key
@@ -13,7 +14,7 @@ from protocol.messages.sessions import Ask
 from protocol.signed.statements import Lease, Suspension
 from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.copies import Box
-from tests.cloud.fabric.support import NONCE, Machine, World
+from tests.cloud.fabric.support import ALICE, NONCE, Machine, World
 
 pytestmark = pytest.mark.slow
 
@@ -187,3 +188,9 @@ async def test_a_superseded_generation_that_asks_from_another_tpm(
         await box.session()
     assert await flagged(world, box) == cause
     assert twin.lease.generation == 2
+    # Once an operator has settled, the superseded copy raises no flag again.
+    cases = world.parts.operators.clone_cases
+    await cases.settle(ALICE, twin.machine.node, SettleClone((await cases.show(twin.machine.node)).evidence[0].id))
+    with pytest.raises(errors.GenerationClosed):
+        await box.session()
+    assert await flagged(world, box) == ""

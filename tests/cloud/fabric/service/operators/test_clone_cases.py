@@ -46,6 +46,24 @@ async def test_a_case_shows_the_evidence_of_both_holders(world: World, pair: tup
     assert "clone" in shown.notice
 
 
+async def test_settling_ends_no_suspension_by_a_person(world: World, machine: Machine) -> None:
+    """The policy suspends the node first. Then a person suspends it, and another one settles."""
+    cases = world.parts.operators.clone_cases
+    await cases.set_policy(ALICE, world.tenant, SetClonePolicy("suspend-both"))
+    box = Box(world, machine)
+    await box.session()
+    twin = box.copy()
+    for each in (box, twin, box):
+        await each.session()
+    await twin.refused()
+    for _ in range(2):
+        await world.parts.operators.standings.change(ALICE, machine.node, "suspend", "not paid")
+    assert (await world.actions(machine.node)).count("node.suspend") == 1
+    settled = await cases.settle(ALICE, machine.node, SettleClone((await cases.show(machine.node)).evidence[0].id))
+    assert (settled.cause, settled.standing) == ("", "suspended")
+    assert (await world.node(machine.node)).standing_reason == "not paid"
+
+
 @pytest.mark.parametrize(("keep", "policy"), [(0, "newest-in-grace"), (1, "suspend-both")])
 async def test_settling_keeps_one_holder_and_shuts_the_other_out(
     world: World, machine: Machine, keep: int, policy: str
