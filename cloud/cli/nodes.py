@@ -8,7 +8,7 @@ import msgspec
 from cloud.cli.arguments import id_argument
 from cloud.cli.connection import Server
 from cloud.cli.options import Commands, json_option, server_options
-from cloud.cli.show import columns, emit, fields
+from cloud.cli.show import columns, emit, fields, pairs
 from cloud.fabric import schemas
 from cloud.fabric.bodies.clones import CloneCase, SettleClone
 
@@ -94,9 +94,19 @@ def _human(detail: schemas.NodeDetail) -> str:
         "certificate_not_after",
         "lease_version",
     )
-    shown = f"{fields(detail.node)}\n\n{columns(headings, *names)(detail.generations)}"
+    shown = f"{_human_node(detail.node)}\n\n{columns(headings, *names)(detail.generations)}"
     current = next((each for each in detail.generations if each.number == detail.node.generation), None)
-    return shown if current is None else f"{shown}\n\nPCRs: {_pcrs(current)}"
+    if current is None:
+        return shown
+    compared = "not compared yet" if current.drift is None else f"compared with the activation\n{fields(current.drift)}"
+    return f"{shown}\n\nfingerprint: {compared}\n\nPCRs: {_pcrs(current)}"
+
+
+def _human_node(node: schemas.Node) -> str:
+    """The node, one field a line. The NV index is in hex, as `cascadia status` shows it."""
+    rows = [(name.replace("_", " "), getattr(node, name)) for name in node.__struct_fields__]
+    index = f"{node.floor_index:#010x}" if node.floor_index else ""
+    return pairs([(name, index if name == "floor index" else value) for name, value in rows])
 
 
 def _pcrs(generation: schemas.Generation) -> str:

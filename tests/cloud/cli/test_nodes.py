@@ -129,6 +129,29 @@ def test_show_has_the_quotes_of_the_current_generation(
     assert lines[at : at + len(shown)] == shown
 
 
+DRIFT = {"result": "match", "reason": "85 of 100", "changed": ["disk_serial"], "missing": ["mac"], "changed_at": AT}
+
+
+@pytest.mark.parametrize(
+    ("drift", "shown"),
+    [
+        (None, ["fingerprint: not compared yet"]),
+        (DRIFT, ["fingerprint: compared with the activation", "result         match", "reason         85 of 100"]),
+    ],
+)
+def test_show_has_the_drift_and_the_floor_of_the_node(
+    calls: Calls, capsys: pytest.CaptureFixture[str], drift: dict[str, object] | None, shown: list[str]
+) -> None:
+    node = SHOWN | {"floor_index": 0x01A00001, "floor_value": 7}
+    calls.answer("GET", f"/v1/nodes/{NODE}", {"node": node, "generations": [GENERATION | {"drift": drift}]})
+    assert main(["node", "show", NODE]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["floor", "index", "0x01a00001"] in [line.split() for line in lines]
+    at = next(number for number, line in enumerate(lines) if line.startswith("fingerprint:"))
+    assert lines[at : at + len(shown)] == shown
+    assert (["changed", "disk_serial"] in [line.split() for line in lines]) == (drift is not None)
+
+
 def test_accept_pcrs_sends_the_values_that_were_read(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     detail = {"node": SHOWN, "generations": [GENERATION | {"pcr_values": ["ab"], "pcr_changed": [0]}]}
     calls.answer("GET", f"/v1/nodes/{NODE}", detail)
