@@ -3,7 +3,7 @@
 The cloud makes a `FingerprintPolicy` of the fingerprint of the activation. Kinds, weights and the threshold are the
 cloud's; a machine only reports values. A signed lease carries the policy, so that a node judges without the cloud.
 
-The rules (section 4 of the design):
+The rules (`docs/adr/0037-a-fingerprint-is-judged-by-the-clouds-policy.md`):
 
 - A kind counts once, however many values it has. It is the same if one enrolled value is still there. So a machine may
   lose a disk of a mirror or all but one of its network cards.
@@ -202,7 +202,7 @@ def judge(policy: FingerprintPolicy, seen: Mapping[str, str], unreadable: Collec
 def check_policy(policy: FingerprintPolicy) -> None:
     """Check that the numbers are within bounds, and that a machine could match. Raises PolicyError."""
     if not 1 <= policy.matched_percent_min <= 100:
-        raise PolicyError("the least share of the fingerprint is not 1 to 100 percent")
+        raise PolicyError("the share of the fingerprint that must be the same is not 1 to 100 percent")
     names = [kind.kind for kind in policy.kinds]
     if not 0 < len(names) <= KINDS_MAX or len(set(names)) != len(names):
         raise PolicyError("the fingerprint has no kind, too many, or the same one twice")

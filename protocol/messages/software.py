@@ -1,4 +1,6 @@
-"""Messages: activation and renewal of a machine without a TPM (tier `software`, section 4 of the design).
+"""Messages: activation and renewal of a machine without a TPM (tier `software`).
+
+`docs/adr/0036-approval-follows-the-proof.md` has the reasons for this exchange.
 
 The node key is a P-256 key in a file (mode 0600). No hardware vouches for the key, so the evidence is the machine's own
 report. The exchange of an agent:

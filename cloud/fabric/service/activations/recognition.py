@@ -1,15 +1,15 @@
 """Use case: recognise a machine without a TPM as a known node of its tenant.
 
-The key in force recognises the node, if the enrolled fingerprint is there as well. One of the two alone makes the machine
-eligible for a node; `admission` then demands a person. Only nodes of the tier `software` and of the
-same tenant are found, so a report reaches no node with a TPM.
+The key in force recognises the node, if the enrolled fingerprint is there as well. If only one of the two is there, the
+machine is eligible for the node, and `admission` demands a person. Only nodes of the tier `software` and of the same
+tenant are found, so a report reaches no node with a TPM.
 """
 
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import serialization
 
-from cloud.fabric.attestation.software_evidence import anchor_values, check_held
+from cloud.fabric.attestation.software_evidence import check_held
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.errors import EvidenceNotAccepted, evidence_error
 from cloud.fabric.service.activations.admission import Recognised
@@ -74,10 +74,6 @@ class Recognition:
                     matches.append((-judged.matched_weight, node.id, node))
         best = min(matches, default=None, key=lambda each: each[:2])
         return Recognised(best[2], "fingerprint") if best is not None else Recognised(None, "")
-
-    def values(self, fingerprint: dict[str, str], salt: bytes) -> tuple[str, ...]:
-        """The values by which a machine with this fingerprint is found again. `salt` is the tenant's."""
-        return anchor_values(fingerprint, salt)
 
 
 def _is_ours(node: NodeRow, row: ActivationRow) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cloud.fabric.attestation.software_evidence import check_claims, read_node_key, read_proof
+from cloud.fabric.attestation.software_evidence import anchor_values, check_claims, read_node_key, read_proof
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import ActivationClosed, CodeRefused, Invalid, NotFound, evidence_error
@@ -107,7 +107,7 @@ class SoftwareActivations:
         self, row: ActivationRow, body: ProveSoftwareActivation, claims: SoftwareProofClaims, salt: bytes
     ) -> Proved:
         """The checked proof, with an empty hash of the body. `salt` is the tenant's fingerprint salt."""
-        values = self.recognition.values(claims.fingerprint, salt)
+        values = anchor_values(claims.fingerprint, salt)
         found_before: list[frozenset[NodeId]] = []
 
         async def recognise() -> Recognised:
