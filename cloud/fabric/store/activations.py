@@ -153,7 +153,11 @@ _DENIED = compiled(
     .limit(1)
 )
 _PENDING_OF_CODE = compiled(
-    Activation.select(Count(alias="n")).where(Activation.code == param("code"), Activation.state == "pending")
+    Activation.select(Count(alias="n")).where(
+        Activation.tenant == param("tenant"),  # the index of tenant and state bounds the rows that are read
+        Activation.code == param("code"),
+        Activation.state == "pending",
+    )
 )
 _PENDING_OF_TENANT = compiled(
     Activation.select(Count(alias="n")).where(Activation.tenant == param("tenant"), Activation.state == "pending")
@@ -285,8 +289,8 @@ class ActivationStore:
         """The first activation of a chip with a code that an operator denied."""
         return _ACTIVATION.read_one(await self._engine.fetch_one(_DENIED, code=code, ek_hash=ek_hash))
 
-    async def count_pending_of_code(self, code: CodeId) -> int:
-        (row,) = await self._engine.fetch(_PENDING_OF_CODE, code=code)
+    async def count_pending_of_code(self, tenant: TenantId, code: CodeId) -> int:
+        (row,) = await self._engine.fetch(_PENDING_OF_CODE, tenant=tenant, code=code)
         return int(row["n"])
 
     async def count_pending_of_tenant(self, tenant: TenantId) -> int:

@@ -79,7 +79,7 @@ class Approvals:
         seat_held = (known is not None and known.seat_held) or (approved is not None and approved.seat_reserved)
         if not seat_held and code.seats_taken >= code.seats:
             raise SeatsExhausted(f"all {code.seats} seats of this code are taken")
-        if await self.activations.count_pending_of_code(code.id) >= self.per_code_max:
+        if await self.activations.count_pending_of_code(code.tenant, code.id) >= self.per_code_max:
             raise TooManyChallenges("too many activations with this code wait for approval")
         now = self.now()
         pending = msgspec.structs.replace(

@@ -149,12 +149,17 @@ class SeenSessions:
         quote failed in another way, gets `node.pcrs_changed`.
         """
         await self._store_all(self._seen, self._store_seen)
-        while self._overtaken:
-            # The session was answered already. What it shows about the holders still counts.
-            await self._clones.record(self._overtaken.pop(0))
         await self._store_all(self._modes, self._store_mode)
         await self._store_all(self._pcrs, self._store_pcrs)
         await self._store_all(self._asks, self._store_ask)
+        while self._overtaken:
+            # The session was answered already. What it shows about the holders still counts.
+            presented = self._overtaken.pop(0)
+            try:
+                await self._clones.record(presented)
+            except BaseException:
+                self._overtaken.append(presented)  # the next pass judges it again, after the others
+                raise
 
     async def _store_all(self, kept: dict[str, V], store: Callable[[str, V], Awaitable[None]]) -> None:
         """Store kept values of one kind, and forget each that is stored and that no later one has replaced."""

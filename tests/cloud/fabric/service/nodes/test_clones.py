@@ -7,8 +7,9 @@ import pytest
 from cloud.fabric import errors
 from cloud.fabric.bodies.clones import SettleClone
 from cloud.fabric.licensing.holders import HolderEvidence, Holders
-from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY, read_holders
+from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY, Clones, Presented, Recorded, read_holders
 from cloud.fabric.store.keys import tenant_key
+from cloud.storage.errors import DatabaseBusy
 from protocol.evidence import ClockInfo
 from protocol.messages.sessions import Ask
 from protocol.signed.statements import Lease, Suspension
@@ -194,3 +195,31 @@ async def test_a_superseded_generation_that_asks_from_another_tpm(
     with pytest.raises(errors.GenerationClosed):
         await box.session()
     assert await flagged(world, box) == ""
+
+
+async def test_an_overtaken_session_is_judged_also_after_a_busy_database(
+    world: World, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another replica stored first, and the database is busy when the session is judged again."""
+    seen, nodes = world.parts.nodes.seen, world.stores.nodes
+    await seen.store()
+    await box.session()
+    row = await world.generation(box.machine.node, 1)
+    assert await nodes.set_holders(row, row.holders, None)
+    recorded, busy = Clones.record, [True]
+
+    async def record(clones: Clones, presented: Presented) -> Recorded:
+        if busy.pop():
+            raise DatabaseBusy("busy")
+        return await recorded(clones, presented)
+
+    monkeypatch.setattr(Clones, "record", record)
+    with pytest.raises(DatabaseBusy):
+        await seen.store()
+    busy.append(False)
+    await seen.store()
+    after = read_holders((await world.generation(box.machine.node, 1)).holders)
+    before = read_holders(row.holders)
+    assert after is not None
+    assert before is not None
+    assert after.current.number == before.current.number + 1
