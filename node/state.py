@@ -6,6 +6,7 @@ identity/, current.json, activation.json, renewal.json
                                           identities of this machine, by generation      node.disk.identity
 licence/, tombstones/                     signed statements of Fabric                    node.licensing.store
 licence/floors.json, identity/floors.json the floor record, signed by the node key       node.licensing.floor_store
+licence/time.json                         the time, on a machine without a floor record    node.licensing.kept_time
 
 `current.json` names the generation in force. Signed statements have the last word: the cloud signs a lease or a
 suspension only for a generation that it has confirmed, so such a statement puts its generation in force. If
@@ -36,6 +37,7 @@ from node.licensing.acceptance import voids_lower_generations
 from node.licensing.boot_time import BootTimeRecord, machine_clocks
 from node.licensing.floor_store import FloorStore
 from node.licensing.hardware import HardwareCheck
+from node.licensing.kept_time import KeptTime
 from node.licensing.licence import Licence
 from node.licensing.raising import FloorKeeper
 from node.licensing.renewal_tokens import RenewalTokens
@@ -83,6 +85,7 @@ class State:
         self.time = TrustedTime(first_floor(BUILT_AT), machine_clocks())
         self.floors.time = lambda: self.time.floor
         self._boot_time: BootTimeRecord | None = None
+        self._kept_time = KeptTime(directory)
         self._saving_time = threading.Lock()
         self.trust_in_memory: TrustSet | None = None
         self._owned = False
@@ -138,8 +141,14 @@ class State:
             return
         try:
             self._boot_time.save(self.time.boot)
+            self.keep_time()
         finally:
             self._saving_time.release()
+
+    def keep_time(self) -> None:
+        """Keep the time of a machine without a floor record. Uses the disk; raises nothing."""
+        if self._owned and self.floors.place is None:
+            self._kept_time.save(self.time.kept)
 
     def licence_of(
         self, identity: Identity, trust: CurrentTrust, hardware: HardwareCheck, *, confirmed: bool
@@ -247,7 +256,8 @@ class State:
         pending = self.pending(trust.value, current.generation if current else 0)
         if found := current or pending:
             self._load_floors(found, trust.value, again=True)
-        self.start_time(self.floors.time_floor or first_floor(BUILT_AT), hardware, clocks)
+        kept = self.floors.time_floor or self._kept_time.load() or first_floor(BUILT_AT)
+        self.start_time(kept, hardware, clocks)
         if current is not None:
             licence = self.licence_of(current, trust, hardware, confirmed=True)
             if pending is None or not licence.revoked:

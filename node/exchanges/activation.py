@@ -156,6 +156,7 @@ async def activate(
         raise unstored
     with trio.move_on_after(TPM_SECONDS_MAX):
         await state.floors.raise_now()
+    state.keep_time()
     state.identities.clear_activation()
     return licence
 

@@ -121,6 +121,7 @@ class Contact:
         async with self._one_at_a_time:
             try:
                 answered = await self._attempt(new_session)
+                await self._keep_time()
                 if self._hardware.unjudged:
                     await self._licence.check_hardware()
             except Exception as error:  # noqa: BLE001 (no answer and no fault of this machine ends the agent)
@@ -150,7 +151,6 @@ class Contact:
                 self._outdate_after_failures()
             return self._count_silence(error)
         self._count_answer()
-        await self._keep_time()
         return True
 
     async def renew(self, *, rekey: bool = False) -> None:
@@ -433,7 +433,7 @@ class Contact:
             self.conditions.clear("clock_wrong")
 
     async def _keep_time(self) -> None:
-        """Have the record of this boot keep the signed time. Without an answer of its disk the contact goes on."""
+        """Have the records of the time keep up. Without an answer of their disk the contact goes on."""
         with suppress(DiskSilent):
             await on_disk(self._state.save_time, seconds_max=RECORD_SECONDS_MAX)
 

@@ -221,6 +221,16 @@ class TrustedTime:
         return observed(self._floor, clock)
 
     @property
+    def kept(self) -> TimeFloor:
+        """The floor now, for a machine whose TPM keeps no record. Without a TPM's clock it has the time awake."""
+        floor = self.floor
+        if floor.clock is not None:
+            return floor
+        share, of = SURE_SHARE
+        powered = max((self.low() - floor.signed_at) * of // share, timedelta(0)) // timedelta(milliseconds=1)
+        return msgspec.structs.replace(floor, powered_ms=min(powered, POWERED_MS_MAX))
+
+    @property
     def confirmed(self) -> bool:
         """Whether the cloud has signed a time in this boot."""
         return self._signed is not None

@@ -50,6 +50,7 @@ _OTHERWISE = {
     "node/exchanges/renewal.py:_proof": "its caller has the fault point, node.renewal.start",
     "node/exchanges/software.py:renewal": "the same",
     "node/disk/boot.py": "a record in the runtime directory; without it the agent asks the TPM",
+    "node/licensing/kept_time.py": "the same; it is written again after each start",
     "node/licensing/boot_time.py": "the same; without it the time of the boot is taken from the wall clock",
     "node/licensing/store.py:_set_tombstone_aside": "until it is done, each answer of the cloud repeats it",
     "node/licensing/renewal_tokens.py:_forget_others": "tokens of closed generations, which no session presents",
