@@ -133,9 +133,7 @@ _KINDS = (
         "Another machine uses the key of this node",
         "Read the signed statement. Ask the operator which machine is kept: `cascade node settle`.",
     ),
-    ProblemKind(
-        "session_outdated", 403, "The session is not accepted any more", "Open another session.", conclusive=False
-    ),
+    ProblemKind("session_outdated", 403, "The session is not accepted any more", "Open another session."),
     ProblemKind("certificate_refused", 403, "The device certificate is not accepted", "Activate the node again."),
     ProblemKind(
         "node_unknown",

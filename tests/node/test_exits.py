@@ -6,7 +6,7 @@ from node.exits import RUN_EXITS, Exit, run_exit
 
 
 def test_exit_codes_are_the_designs() -> None:
-    assert [int(code) for code in Exit] == [0, 2, 3, 65, 69, 70, 75, 77, 80, 81, 82, 83, 84, 85, 86, 87, 88]
+    assert [int(code) for code in Exit] == [0, 2, 3, 65, 69, 70, 75, 77, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89]
     assert all(code.text and (code.next or code is Exit.OK) for code in Exit)
     assert {int(code) for code in RUN_EXITS} == {0, 2, 70, 75, 80, 81, 87}
     assert run_exit(Exit.REVOKED) is Exit.REVOKED

@@ -45,6 +45,10 @@ async def activate(world: World, machine: Machine, quote: PcrQuote | None = None
     return await machine.prove(challenge, msgspec.structs.replace(proof, pcr_quote=quote or right))
 
 
+def pcr_columns(stored: GenerationRow) -> tuple[object, ...]:
+    return stored.pcr_accepted, stored.pcr_values, stored.pcr_fault, stored.pcr_changed_at
+
+
 @pytest.mark.parametrize("databases", ENGINES, indirect=True)
 async def test_values_are_recorded_when_they_change_and_only_then(world: World, machine: Machine) -> None:
     """The machine was activated without a quote, so the values of its first quote are the accepted ones."""
@@ -57,7 +61,7 @@ async def test_values_are_recorded_when_they_change_and_only_then(world: World, 
         world.clock(),
     )
     await session(world, machine)
-    assert await row(world, machine) == first
+    assert pcr_columns(await row(world, machine)) == pcr_columns(first)
     await session(world, machine, CHANGED)
     await session(world, machine, pcr_quote=msgspec.UNSET)
     last = await row(world, machine)
