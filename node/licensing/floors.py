@@ -390,7 +390,7 @@ class FloorStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of the attacks in docs/threat-model.md that have a bound and no defence on this machine."""
 
 
-UNDEFENDED = ("T-90", "T-91", "T-92", "T-96", "T-98")
+UNDEFENDED = ("T-90", "T-91", "T-92", "T-96", "T-98", "T-99")
 """Attacks without a defence on a machine with a hardware floor. `docs/threat-model.md` has the bound of each."""
 UNDEFENDED_WITHOUT_COUNTER = ("T-90", "T-91", "T-92", "T-96", "T-97", "T-98")
 """The same for a TPM without a floor counter."""
