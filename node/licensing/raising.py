@@ -114,7 +114,7 @@ class FloorKeeper:
         self._counter: NvCounter | None = None
         self._judged: Judgement | None = None
         self._entries: tuple[Entry, ...] = ()
-        self._urgent = False
+        self._urgent = self._resign = False
         # Whether a fresh answer came since the start, and since the last raise.
         self._confirmed = self._may_repair = False
         self._least = (0, 0, 0)
@@ -314,13 +314,18 @@ class FloorKeeper:
         """Sign the record with another node key of the generation, at a rekey. The content stays.
 
         Before the identity is replaced (`first`), one copy gets the new signature; afterwards the other one gets it. So
-        at every moment one copy has the signature of the key on the disk. Raises NodeError, TpmError.
+        at every moment one copy has the signature of the key on the disk. After a failure another record is due at once.
+        Raises NodeError, TpmError.
         """
         async with self._one_at_a_time:
-            if self.tpm is None or self._record is None or self._signed is not None:
+            if self.tpm is None or self._record is None:
                 return
-            token = await self.tpm.run(partial(_sign, node_key=node_key, record=self._record))
-            await self._store(token, (self.store.paths[1 if first else 0],))
+            self._resign = True
+            if self._signed is None:
+                token = await self.tpm.run(partial(_sign, node_key=node_key, record=self._record))
+                await self._store(token, (self.store.paths[1 if first else 0],))
+                self._resign = False
+            self._wake.set()
 
     def _due(self) -> bool:
         """Whether another record is to be signed now."""
@@ -337,7 +342,7 @@ class FloorKeeper:
         # Until the disk has the statement in use, a record could only name an older one.
         if not any(one.generation == identity.generation and one.place >= self._least for one in self._entries):
             return False
-        if standing in ("none", "stale") or self._urgent:
+        if standing in ("none", "stale") or self._urgent or self._resign:
             return True
         if record is None or record.generation != identity.generation:
             return True
@@ -350,14 +355,11 @@ class FloorKeeper:
         if tpm is None or identity is None:
             return
         if self._signed is None:
-            urgent, self._urgent, entries = self._urgent, False, self._entries
-            try:
-                self._signed = await tpm.run(partial(self._sign_next, identity=identity, entries=entries))
-            except BaseException:
-                self._urgent = self._urgent or urgent
-                raise
-            if self._signed.record is self._record:  # It is completed first, and does not have these entries.
-                self._urgent = self._urgent or urgent
+            entries = self._entries
+            self._signed = await tpm.run(partial(self._sign_next, identity=identity, entries=entries))
+            if self._signed.record is not self._record:  # A record that is completed first does not have these entries.
+                self._urgent = self._urgent and entries is not self._entries
+                self._resign = self._resign and identity is not self._identity
         signed = self._signed
         whole = await self._complete(tpm, signed)
         if self._signed is not signed:

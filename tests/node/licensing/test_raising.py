@@ -392,20 +392,6 @@ async def test_another_state_directory_that_advances_the_counter_is_respected(si
     assert standing(other) == "current"
 
 
-async def test_a_rekey_leaves_one_copy_for_each_key(site: Site) -> None:
-    from node.hwbind import keys
-
-    keeper = await site.first()
-    new_key = off_loop(lambda: Tpm.call(site.tpm, keys.create_node_key))
-    await keeper.sign_again(new_key, first=True)
-    assert standing(site) == "current", "the identity on the disk still has the old key"
-    site.identity = msgspec.structs.replace(site.identity, node_key=new_key)
-    assert standing(site) == "current", "the identity on the disk has the new key"
-    await keeper.sign_again(new_key, first=False)
-    _, view = site.start()
-    assert (view.judged.standing, view.floor) == ("current", (1, 5))
-
-
 async def test_a_generation_switch_is_raised_after_its_statement_is_stored(site: Site) -> None:
     keeper = await site.first()
     before = site.value
