@@ -56,8 +56,8 @@ Source = Literal["signed", "wall-clock", "floor"]
 """What `high` follows: a time that the cloud signed in this boot, the wall clock at the boot, or the floor."""
 
 
-class TimeFloor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The floor of trusted time. A signed record keeps it across reboots.
+class TimeFloor(msgspec.Struct, frozen=True, kw_only=True):
+    """The floor of trusted time. A signed record keeps it across reboots; its reader ignores fields of later versions.
 
     Attributes:
         signed_at: the latest signed time, aware. It has passed.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from node.licensing import floors
 from node.licensing.floors import Entry, FloorError, Found, Judgement, Record, Silent
 from node.licensing.trusted_time import first_floor
-from protocol.encoding import json_encode
+from protocol.encoding import json_decode, json_encode
 from protocol.evidence import NvCounter
 from protocol.signed import envelope
 from protocol.signed.envelope import KeyRing, key_id
@@ -66,6 +66,16 @@ def test_a_record_is_opened_with_any_key_of_the_node() -> None:
     keys = (NEXT_KEY.public_key(), NODE_KEY.public_key())
     opened = floors.open_record(sealed(content), HOLDER, keys)
     assert opened == content
+
+
+def test_a_record_of_a_later_agent_can_be_read() -> None:
+    """After a downgrade of the agent the record still fits, so the machine needs no cloud."""
+    content = record(time=first_floor(T0))
+    payload = json_decode(json_encode(content), dict)
+    payload["later"] = payload["time"]["later"] = payload["streams"][floors.STATEMENTS][0]["later"] = 1
+    signed = envelope.signing_input(floors.TYP_FLOORS, key_id(NODE_KEY.public_key()), json_encode(payload))
+    token = envelope.assemble(signed, NODE_KEY.sign(signed, ec.ECDSA(hashes.SHA256())))
+    assert floors.open_record(token, HOLDER, (NODE_KEY.public_key(),)) == content
 
 
 @pytest.mark.parametrize(
