@@ -114,7 +114,7 @@ async def test_an_approval_as_one_machine_is_none_as_another(software: World) ->
     assert isinstance(await thief.send(again, thief.proof(again)), AwaitedApproval)
     assert (await software.node(victim.node)).last_generation == 1
     assert await software.seats_taken(code) == 0
-    # Without the change, the approval goes on to the repeated activation.
+    # A machine that starts again with the same key and serial numbers keeps its approval.
     await decide(software, again.activation, "denied")
     ours = SoftwareMachine(software, serials=OTHER | {"board_serial": "5CD1234XYZ"})
     challenge, _ = await ours.waits(code.secret)
