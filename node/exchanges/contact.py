@@ -1,6 +1,6 @@
 """Use case: one contact with the cloud. A contact also confirms, renews and recovers, if one of them is necessary.
 
-`node.agent` decides when a contact happens. This module decides its steps, and which answers count. Only a verified
+`node.heartbeat` decides when a contact happens. This module decides its steps, and which answers count. Only a verified
 statement changes the state of the licence; every other outcome counts as silence. Failures of the cloud and the network
 are logged and not raised.
 

@@ -12,8 +12,8 @@ Rules:
   read, is outside its dates, or has no path to a root of the tenant, counts as none: it gives the tier `tpm`, if the
   tenant allows that tier.
 - An EK that is allow-listed by its key needs no certificate, and a certificate beside it is not read. An EK that is
-  allow-listed by the hash over its certificate needs that certificate, without a trusted issuer. Certificates of makers are often
-  missing or unreadable, and the operator has named the key itself.
+  allow-listed by the hash over its certificate needs that certificate, without a trusted issuer. Certificates of makers
+  are often missing or unreadable, and the operator has named the key itself.
 - A chip may send several EKs. The one that gives the highest tier identifies the chip; each is checked by all steps.
 - Certificates are read leniently and never encoded again (`protocol.maker_certificates`).
 

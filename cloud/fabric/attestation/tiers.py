@@ -33,7 +33,7 @@ def check_tier(tier: Tier, tenant_tiers: Collection[Tier], tier_min: Tier = "sof
 
 
 def needs_approval(tier: Tier, approval_tiers: Collection[Tier], *, code_wants: bool) -> bool:
-    """Whether a person must approve an activation. `approval_tiers` are the tenant's; `code_wants` is the setting of the code."""
+    """Whether a person must approve. `approval_tiers` are the tenant's; `code_wants` is the setting of the code."""
     return code_wants or tier in approval_tiers
 
 

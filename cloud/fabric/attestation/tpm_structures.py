@@ -1,9 +1,9 @@
 """Pure functions: read the three TPM structures of evidence: `TPMT_PUBLIC`, `TPMS_ATTEST` and `TPMT_SIGNATURE`.
 
 The functions read only forms that can be accepted: RSA and ECC publics, attestations of TPM2_Certify and TPM2_Quote,
-ECDSA signatures. `ek_trust`, `evidence` and `pcr_quotes` check the values. Rule: the bytes must be exactly one structure, to the last byte. The TSS
-library accepts trailing bytes and wrong sizes, and writes every refusal to stderr. So bytes from outside are not given
-to it.
+ECDSA signatures. `ek_trust`, `evidence` and `pcr_quotes` check the values. Rule: the bytes must be exactly one
+structure, to the last byte. The TSS library accepts trailing bytes and wrong sizes, and writes every refusal to stderr.
+So bytes from outside are not given to it.
 
 Source: TPM 2.0 Library Part 2, sections 9-12. Integers are big-endian. A TPM2B is a 16-bit size and that many bytes.
 """
