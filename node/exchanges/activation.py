@@ -154,11 +154,19 @@ async def activate(
         unstored = await state.saver.flush()
     if unstored is not None:
         raise unstored
-    with trio.move_on_after(TPM_SECONDS_MAX):
-        await state.floors.raise_now()
+    await _raise_first(state, say)
     state.keep_time()
     state.identities.clear_activation()
     return licence
+
+
+async def _raise_first(state: State, say: Say) -> None:
+    """Write the first floor record. A counter without a record closes the gate at a start without the cloud."""
+    raised = False
+    with trio.move_on_after(TPM_SECONDS_MAX):
+        raised = await state.floors.raise_now()
+    if not raised and state.floors.counter is not None:
+        say("the floor record is not complete: start the agent and let it reach the cloud before it works offline")
 
 
 def _aware(at: datetime) -> datetime:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from node.errors import StateDamaged, StateUnsafe
+from node.errors import DiskFull, StateDamaged, StateError, StateUnsafe
 from node.exchanges.activation import (
     ActivationFileInvalid,
     NotAbove,
@@ -20,6 +20,7 @@ from node.exchanges.activation import (
 )
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
+from node.licensing.floor_store import FloorStore
 from node.licensing.licence import Licence, StatementRejected
 from node.link.api import CloudRefused, CloudUnreachable
 from node.state import State
@@ -413,6 +414,20 @@ def test_a_file_of_another_form(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "link"):
         with pytest.raises(ActivationFileInvalid):
             read_activation_file(path)
+
+
+async def test_a_floor_record_that_is_not_complete_is_said(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The activation is valid. The machine must reach the cloud once more before it works offline."""
+
+    def full(*_: object) -> dict[Path, StateError]:
+        return {path: DiskFull(path) for path in state.floors.store.paths}
+
+    monkeypatch.setattr(FloorStore, "write", full)
+    said: list[str] = []
+    assert (await activate(state, tpm, file, utc_now, said.append)).verdict().gate_open
+    assert "the floor record is not complete" in said[-1]
 
 
 async def test_the_log_has_no_secret(
