@@ -192,6 +192,7 @@ _RANDOM = {
     "credential_blob",
     "encrypted_secret",
     "nonce",
+    "renewal",
     "secret",
     "seq",
     "epoch",

@@ -63,7 +63,7 @@ class CloneCases:
                 row = await self._generation(node)
                 holders = read_holders(row.holders) if row is not None else None
                 if row is None or holders is None or holders.find(body.keep) is None:
-                    raise NotFound("the node has no such evidence; `cascade node clones` shows what it has")
+                    raise Conflict("the node has no such evidence; `cascade node clones` shows what it has")
                 if is_closed(node, row):
                     raise Conflict("the node's generation is closed")
                 if not node.clone_cause and holders.current.id == body.keep:

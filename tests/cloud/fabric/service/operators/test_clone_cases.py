@@ -118,7 +118,7 @@ async def test_what_is_not_there_cannot_be_settled(world: World, machine: Machin
     nobody = NodeId(make_id("node", 1, bytes(10)))
     with pytest.raises(errors.NotFound):
         await cases.show(nobody)
-    with pytest.raises(errors.NotFound, match="no such evidence"):
+    with pytest.raises(errors.Conflict, match="no such evidence"):
         await cases.settle(ALICE, machine.node, SettleClone("0badcafe"))
     with pytest.raises(errors.NotFound):
         await cases.set_policy(ALICE, TenantId(make_id("ten", 1, bytes(10))), SetClonePolicy("suspend-both"))
