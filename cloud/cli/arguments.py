@@ -24,6 +24,14 @@ def id_argument(prefix: Prefix, text: str) -> str:
         ) from error
 
 
+def tenant_filter(text: str) -> str:
+    """Check the tenant's id in a filter, and return it. An empty text is no filter.
+
+    A wrong id finds nothing, which looks like a good answer. Raises CliError (`id_invalid`).
+    """
+    return id_argument("ten", text) if text else ""
+
+
 def days_from(now: datetime, days: float) -> datetime:
     """Return the time `days` days after `now`. The server checks that the time is allowed.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from cloud.cli.arguments import id_argument
+from cloud.cli.arguments import id_argument, tenant_filter
 from cloud.cli.connection import Server
 from cloud.cli.options import Commands, json_option, server_options
 from cloud.cli.show import columns, emit, fields, pairs
@@ -70,7 +70,7 @@ def add_options(group: ArgumentParser) -> None:
 
 def list_all(args: Namespace) -> None:
     """Print all nodes, or those of a tenant. Raises CliError."""
-    nodes = Server(args).pages("/v1/nodes", schemas.Page[schemas.Node], tenant=args.tenant)
+    nodes = Server(args).pages("/v1/nodes", schemas.Page[schemas.Node], tenant=tenant_filter(args.tenant))
     headings = ("id", "standing", "tier", "generation", "seat", "lease until", "closing", "development", "notice")
     names = ("id", "standing", "tier", "generation", "seat_held", "lease_until", "closing", "development", "notice")
     emit(nodes, args.json, columns(headings, *names))
@@ -134,7 +134,7 @@ def accept_pcrs(args: Namespace) -> None:
 
 def clones(args: Namespace) -> None:
     """Print the nodes of which a clone is suspected, with the evidence of each holder. Raises CliError."""
-    found = Server(args).pages("/v1/clones", schemas.Page[CloneCase], tenant=args.tenant)
+    found = Server(args).pages("/v1/clones", schemas.Page[CloneCase], tenant=tenant_filter(args.tenant))
     emit(found, args.json, _human_cases)
 
 

@@ -69,7 +69,7 @@ def add_options(group: ArgumentParser) -> None:
         "--allow-ek", metavar="NAME", help="allow one RSA-2048 EK without a certificate, by its TPM name (hex)"
     )
     trusting.add_argument(
-        "--note", default="", metavar="TEXT", help="reason why --allow-ek is allowed; shown with the tenant's trust"
+        "--note", default="", metavar="TEXT", help="reason why the EKs of --allow-ek or --allow-eks are allowed"
     )
     trusting.add_argument(
         "--tiers", metavar="TIERS", help="admit exactly these tiers, separated by commas: attested,tpm,software"

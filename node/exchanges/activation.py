@@ -275,7 +275,7 @@ class _Activation:
                 if stored is not None and stored.node_key == pending.node_key:
                     self._say("continuing the interrupted activation at its confirmation")
                     return stored
-        self._say("continuing the interrupted activation: sending its proof again")
+        self._say("continuing the earlier activation: sending its proof again")
         try:
             return await self._unless_ended(_OVER, self._fetch(pending))
         except (OtherNode, NotAbove) as error:

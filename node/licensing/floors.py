@@ -240,7 +240,8 @@ def judge(found: Found, answer: Answer, expected_name: str, *, promised: bool) -
     if fits(record, answer):
         return Judgement("current" if value == answer.value else "unfinished")  # 4
     if value < answer.value:
-        return Judgement("stale", f"the floor record is older than the TPM's counter ({value} of {answer.value})")
+        older = f"the floor record is older than the TPM's counter ({value} of {answer.value})"
+        return Judgement("stale", f"{older}: the state directory is an old copy")
     return Judgement("stale", f"the floor record is ahead of the TPM's counter ({value} of {answer.value})")
 
 

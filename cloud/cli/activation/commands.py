@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from typing import get_args
 
-from cloud.cli.arguments import id_argument
+from cloud.cli.arguments import id_argument, tenant_filter
 from cloud.cli.connection import Server
 from cloud.cli.options import Commands, json_option, server_options
 from cloud.cli.show import columns, emit, fields
@@ -59,7 +59,7 @@ def list_all(args: Namespace) -> None:
     """Print the activations that the filters match. Raises CliError."""
     state = "" if args.state == "all" else args.state
     page = schemas.Page[schemas.Activation]
-    found = Server(args).pages("/v1/activations", page, tenant=args.tenant, code=args.code, state=state)
+    found = Server(args).pages("/v1/activations", page, tenant=tenant_filter(args.tenant), code=args.code, state=state)
     headings = ("id", "state", "tier", "code", "node", "address", "asked", "until")
     names = ("id", "state", "tier", "code", "node", "address", "asked_at", "approve_by")
     emit(found, args.json, columns(headings, *names))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cloud.cli.errors import EXIT_USAGE
 from cloud.cli.main import main
 from cloud.cli.nodes import CHANGES
 from cloud.fabric import schemas
@@ -201,3 +202,12 @@ def test_clones_are_listed_and_settled(calls: Calls, capsys: pytest.CaptureFixtu
     calls.answer("GET", "/v1/clones", {"items": [], "next_cursor": ""})
     assert main(["node", "clones"]) == 0
     assert "no clone is suspected" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["clones", "ten_zzz"], ["list", "--tenant", "ten_zzz"]])
+def test_a_filter_with_a_wrong_id_is_no_empty_answer(
+    calls: Calls, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(["node", *words]) == EXIT_USAGE
+    assert "cannot use 'ten_zzz' as an id" in capsys.readouterr().err
+    assert not calls.made

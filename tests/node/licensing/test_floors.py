@@ -139,7 +139,7 @@ BOTH = ("copy 1", "copy 2")
         # the value
         (Found((record(),)), at(7), False, "unfinished", ""),
         (Found((record(),)), at(6), False, "stale", "ahead of"),
-        (Found((record(),)), at(9), False, "stale", "older than the TPM's counter (8 of 9)"),
+        (Found((record(),)), at(9), False, "stale", "(8 of 9): the state directory is an old copy"),
         (Found((record(),)), at(900), True, "stale", "older than"),
         # the index
         (Found((record(),)), None, True, "stale", "has no counter"),
