@@ -2,8 +2,8 @@
 
 A token has two files, which do not share a directory:
 
-    licence/g-N/renewal.json
-    identity/renewal-g-N.json
+    licence/g-N/renewal-token.json
+    identity/renewal-token-g-N.json
 
 At reading the newer one counts. A file that cannot be read, or is damaged, counts as missing. No loss of a token stops a
 node: after a lost write it presents an older token, and the cloud takes that for a machine that was put back.
@@ -28,7 +28,7 @@ from protocol.faults import fault_point
 
 log = logging.getLogger("cascadia.state")
 
-_COPY = re.compile(r"renewal-g-([1-9][0-9]{0,8})\.json", re.ASCII)
+_COPY = re.compile(r"renewal-token-g-([1-9][0-9]{0,8})\.json", re.ASCII)
 
 
 class RenewalTokenFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,8 +49,8 @@ class RenewalTokens:
     def paths(self, generation: int) -> tuple[Path, Path]:
         """The files of a generation's token, whether or not they exist."""
         return (
-            self._state_dir / "licence" / f"g-{generation}" / "renewal.json",
-            self._state_dir / "identity" / f"renewal-g-{generation}.json",
+            self._state_dir / "licence" / f"g-{generation}" / "renewal-token.json",
+            self._state_dir / "identity" / f"renewal-token-g-{generation}.json",
         )
 
     def token(self, generation: int) -> str:

@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _forget(copies: Copies) -> None:
-    for path in copies.machine.state.rglob("renewal*.json"):
+    for path in copies.machine.state.rglob("renewal-token*.json"):
         path.unlink()
 
 
@@ -72,7 +72,7 @@ def _hidden_token(copies: Copies) -> None:
         for _ in range(3):
             twin.chip.stop()
             twin.chip.start()
-        for path in twin.state.rglob("renewal*.json"):
+        for path in twin.state.rglob("renewal-token*.json"):
             path.unlink()
         assert copies.session(twin) == "active"
         copies.session(copies.machine, "grace", "active")

@@ -160,7 +160,8 @@ class Judgement(msgspec.Struct, frozen=True):
 def went_back(before: HolderEvidence, now: HolderEvidence) -> bool:
     """Whether the TPM's clock or counts are behind those of an earlier session, beyond what one TPM does.
 
-    A clear of the TPM sets the counts to 0. It also ends the node key, so within one key counts never fall.
+    A clear of the TPM sets the counts to 0, and ends the node key. An update of the TPM's firmware may set them to 0 as
+    well. Such a machine counts as one that was put back, which is no clone.
     """
     old, new = before.clock, now.clock
     if before.key != now.key or old is None or new is None:

@@ -276,7 +276,7 @@ def _put_back(site: Site) -> None:
     site.serve()
     site.agent()
     _new_session(site)
-    older = {path: path.read_bytes() for path in site.machine.state.rglob("renewal*.json")}
+    older = {path: path.read_bytes() for path in site.machine.state.rglob("renewal-token*.json")}
     _new_session(site)
     _new_session(site)
     site.machine.down()
