@@ -95,7 +95,12 @@ _KINDS = (
         "No seat of this code is free",
         "Ask the operator to release a node, or for a code with free seats.",
     ),
-    ProblemKind("evidence_refused", 403, "The hardware evidence is not accepted", "See `detail`; it names the check."),
+    ProblemKind(
+        "evidence_refused",
+        403,
+        "The hardware evidence is not accepted",
+        "The detail names the step of the check. The table of steps in docs/agent.md says what helps.",
+    ),
     ProblemKind(
         "tier_refused",
         403,

@@ -6,7 +6,7 @@ from typing import get_args
 from cloud.cli.arguments import id_argument, tenant_filter
 from cloud.cli.connection import Server
 from cloud.cli.options import Commands, json_option, server_options
-from cloud.cli.show import columns, emit, fields
+from cloud.cli.show import columns, emit, pairs
 from cloud.fabric import schemas
 
 STATES = get_args(schemas.ActivationState)
@@ -68,11 +68,18 @@ def list_all(args: Namespace) -> None:
 def show(args: Namespace) -> None:
     """Print an activation. Raises CliError."""
     path = f"/v1/activations/{id_argument('act', args.activation)}"
-    emit(Server(args).call("GET", path, schemas.Activation), args.json, fields)
+    emit(Server(args).call("GET", path, schemas.Activation), args.json, _human)
 
 
 def decide(args: Namespace) -> None:
     """Make the decision that `args.action` names, and print the activation. Raises CliError."""
     path = f"/v1/activations/{id_argument('act', args.activation)}/{args.action}"
     body = schemas.Decide(reason=args.reason)
-    emit(Server(args).call("POST", path, schemas.Activation, body), args.json, fields)
+    emit(Server(args).call("POST", path, schemas.Activation, body), args.json, _human)
+
+
+def _human(found: schemas.Activation) -> str:
+    """Return one line for each field. After an approval, `approve_by` is the time by which the machine must return."""
+    labels = {"approve_by": "return by"} if found.state == "approved" else {}
+    rows = [(labels.get(name, name.replace("_", " ")), getattr(found, name)) for name in found.__struct_fields__]
+    return pairs(rows)

@@ -54,6 +54,15 @@ def test_the_evidence_is_shown(calls: Calls, capsys: pytest.CaptureFixture[str])
     assert all(each in out for each in ("000b" + "ab" * 32, "CN=Maker", "board_serial,mac", "192.0.2.7", "tpm", "1.0"))
 
 
+@pytest.mark.parametrize(("state", "label"), [("pending", "approve by"), ("approved", "return by")])
+def test_the_date_is_named_for_what_it_ends(
+    calls: Calls, capsys: pytest.CaptureFixture[str], state: str, label: str
+) -> None:
+    calls.answer("GET", f"/v1/activations/{ACTIVATION}", SHOWN | {"state": state})
+    assert main(["activation", "show", ACTIVATION]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if " by  " in line and line.startswith(label)]
+
+
 @pytest.mark.parametrize(("action", "state"), [("approve", "approved"), ("deny", "denied")])
 def test_a_decision_sends_its_reason(calls: Calls, capsys: pytest.CaptureFixture[str], action: str, state: str) -> None:
     calls.answer("POST", f"/v1/activations/{ACTIVATION}/{action}", SHOWN | {"state": state})
