@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from lab.cloud import Cloud
+from lab.processes import wait_until
 from protocol.limits import EVENT_WAIT_SECONDS_MAX
 from protocol.messages.activation import Challenge
 from protocol.messages.est import PATH_CACERTS, PATH_SIMPLEENROLL, PATH_SIMPLEREENROLL, TYPE_PKCS10, encode_base64
@@ -226,7 +227,7 @@ def _honest(scene: Scene, over: threading.Event, noticed: Noticed, pause: float)
 
 
 def attacked(scene: Scene, name: str, seconds: float, pause: float = 1.0) -> tuple[Seen, Noticed]:
-    """Let a greedy caller at the cloud for some seconds. Return its answers, and what the honest callers noticed."""
+    """Let a greedy caller at the cloud for some seconds, and until its first answer. Return its answers, and what the honest callers noticed."""
     over = threading.Event()
     seen, noticed = [Seen() for _ in range(CONNECTIONS)], Noticed(Counter(), {})
     with ThreadPoolExecutor(CONNECTIONS + 1) as threads:
@@ -234,6 +235,8 @@ def attacked(scene: Scene, name: str, seconds: float, pause: float = 1.0) -> tup
         honest = threads.submit(_honest, scene, over, noticed, pause)
         try:
             over.wait(seconds)
+            # A busy machine may need longer for the first answer.
+            wait_until("an answer to the greedy caller", lambda: not name or any(seen))
         finally:
             over.set()
         for each in (*greedy, honest):
