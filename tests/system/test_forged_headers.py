@@ -203,8 +203,15 @@ _RANDOM = {
 }
 
 
-_AWAITED = {"renew_device_after"}
-"""A field of leases. A request of this test makes a renewal order, which reaches the leases some seconds later."""
+_AWAITED = {
+    # A field of leases. A request of this test makes a renewal order, which reaches the leases some seconds later.
+    "renew_device_after",
+    # Fields of generations and of the evidence about clones. Fabric stores them up to half a minute after a session.
+    "seen_at",
+    "drift",
+    "evidence",
+}
+"""Fields of answers that a background task changes later, because of an earlier request."""
 
 
 class Plain:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lab.cloud import Cloud
 from lab.machine import Machine
-from lab.processes import ended, wait_until
+from lab.processes import ended
 from lab.tpm import STATE_FILE, SoftTpm, shared_bus
 from tests.system.support.harness import new_machine
 
@@ -71,12 +71,6 @@ class Copies:
     def actions(self) -> list[str]:
         """The actions in the audit of the node."""
         return [entry["action"] for entry in self.cloud.run("audit", "list", "--object", self.node)]
-
-    def stored(self) -> None:
-        """Wait until Fabric has stored the values of the last sessions."""
-        seen = "SELECT max(seen_at) FROM generation"
-        before = self.cloud.rows("fabric", seen)
-        wait_until("the stored values of the sessions", lambda: self.cloud.rows("fabric", seen) == before)
 
 
 @dataclass(frozen=True)

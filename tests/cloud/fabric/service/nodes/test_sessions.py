@@ -1,5 +1,6 @@
 """`cloud.fabric.service.nodes.sessions`: a valid proof opens a session, and each mutation is refused at its step."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric import errors
 from cloud.fabric.licensing.standing import Change
+from cloud.fabric.store.rows import GenerationRow, NodeRow
 from protocol.limits import NONCE_LIFE
-from protocol.messages.sessions import Certificate
+from protocol.messages.sessions import Certificate, OpenSession
 from protocol.signed.statements import Revocation, Suspension
 from tests.cloud.breakwater.support import TRUST_DOMAIN
 from tests.cloud.engines import ENGINES
@@ -140,3 +142,52 @@ async def test_what_changes_while_the_issuer_works_counts(world: World, machine:
         await machine.session()
     assert isinstance(world.statement(caught.value.statement), Revocation)
     assert caught.value.freshness
+
+
+def _bad_csr(body: OpenSession, machine: Machine) -> OpenSession:
+    csr = b"\x30\x03\x02\x01\x00"
+    claims = msgspec.structs.replace(machine.claims(csr), **REPORTED)
+    return msgspec.structs.replace(body, csr=csr, proof=machine.sealed(claims))
+
+
+REPORTED: dict[str, Any] = {
+    "fingerprint": {"board_serial": "cd" * 32},
+    "agent_version": "9.9",
+    "development": True,
+    "trust_version": 1,
+}
+"""A report that differs from the activation in every value that Fabric stores after its answer."""
+
+REFUSED: dict[str, Callable[[Machine], OpenSession]] = {
+    "another request": lambda machine: machine.ask_for_session(None, method="PUT", **REPORTED),
+    "an unreadable nonce": lambda machine: machine.ask_for_session(None, nonce="!", **REPORTED),
+    "another key": lambda machine: machine.ask_for_session(ec.generate_private_key(ec.SECP256R1()), **REPORTED),
+    "no certificate": lambda machine: msgspec.structs.replace(
+        machine.ask_for_session(None, **REPORTED), device_certificate=b"\x30\x00"
+    ),
+    "not a CSR": lambda machine: _bad_csr(machine.ask_for_session(None, **REPORTED), machine),
+}
+
+
+async def test_a_refused_session_leaves_nothing_to_store_later(world: World, machine: Machine) -> None:
+    """The background tasks store nothing of a refused session. They store the same report of an accepted session."""
+
+    async def stored() -> tuple[NodeRow, GenerationRow, tuple[object, ...]]:
+        nodes = world.parts.nodes
+        await nodes.seen.store()
+        await nodes.fingerprints.store()
+        await nodes.sessions.trust_reports.store()
+        rows = await world.node(machine.node), await world.generation(machine.node, 1)
+        return *rows, await world.stores.nodes.machines(machine.node, 1)
+
+    before = await stored()
+    for name, make in REFUSED.items():
+        with pytest.raises(errors.Refused):
+            await world.parts.nodes.sessions.open_session(make(machine))
+        assert await stored() == before, name
+    await world.parts.nodes.sessions.open_session(machine.ask_for_session(None, **REPORTED))
+    node, generation, _ = await stored()
+    assert node.development
+    assert generation.agent_version == "9.9"
+    assert generation.holders != before[1].holders
+    assert generation.drift != before[1].drift
