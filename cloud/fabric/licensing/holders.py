@@ -172,6 +172,17 @@ def went_back(before: HolderEvidence, now: HolderEvidence) -> bool:
     return new_counts < old_counts or new.clock < old.clock - CLOCK_SAVED_MS
 
 
+def _went_on(before: HolderEvidence, now: HolderEvidence) -> bool:
+    """Whether the TPM's clock and counts show that one machine made the proof `now` after the proof `before`.
+
+    False if they cannot be compared: there is no TPM, or the node key was replaced in between.
+    """
+    old, new = before.clock, now.clock
+    if before.key != now.key or old is None or new is None:
+        return False
+    return (new.reset_count, new.restart_count, new.clock) > (old.reset_count, old.restart_count, old.clock)
+
+
 def judge(holders: Holders | None, arrival: Arrival) -> Judgement:
     """Judge one session by the holders that are known. `holders` is None before the first session."""
     if holders is None:
@@ -183,8 +194,10 @@ def judge(holders: Holders | None, arrival: Arrival) -> Judgement:
     relation = _relation(holder, token) if holder is not None else "spent"
     if holder is not None and holder.state in ("older", "shut"):
         return _refused(holders, arrival, holder)
-    # A token that the current holder spent is of a request that a later one overtook, also if the clocks differ.
-    tolerance = CLOCK_TOLERANCE if holder is current and relation == "spent" else timedelta()
+    # The clocks of two replicas may differ. So a request with a token that the current holder spent counts as overtaken
+    # within the tolerance, unless the TPM's clock shows that the request is later.
+    overtaken = holder is current and relation == "spent" and not _went_on(current.last, arrival.evidence)
+    tolerance = CLOCK_TOLERANCE if overtaken else timedelta()
     if arrival.evidence.asked_at < current.last.asked_at + tolerance:
         # The request was overtaken by a later one of the same machine, so it shows nothing about the present.
         return Judgement("late", holders, current.id, gets_token=False)

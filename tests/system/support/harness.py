@@ -4,13 +4,11 @@ import os
 import resource
 import signal
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from cloud.fabric.licensing import holders
 from lab.cloud import Cloud
 from lab.forks import ForkServer
 from lab.machine import Machine
@@ -64,9 +62,6 @@ class Plan(msgspec.Struct, frozen=True):
             witness.install(Path(self.control), patient=self.patient)
         if side == "cascade":
             use_light_keys()
-            # Every process of a test has the clock of this machine. With the tolerance for the clocks of replicas, a
-            # machine that is put back would count as one whose request came late, for a minute.
-            setattr(holders, "CLOCK_TOLERANCE", timedelta(0))  # noqa: B010 (a patch)
         if self.hardware:
             # The agent reads the machine that it runs on, so no setting names another one.
             setattr(reading, "read_components", partial(read_components, Path(self.hardware), _no_udev))  # noqa: B010 (a patch)

@@ -184,10 +184,41 @@ def test_two_replicas_whose_clocks_differ_answer_one_machine(cloud: Cloud, box: 
     _, made = cloud.take(first, arrival)
     assert made is not None
     box.token, cloud.holders = made.text, stored
+    box.clock += 5000  # the clock of the other replica is five seconds behind, and three seconds have passed
     assert cloud.session(box, after=-2).outcome == "ahead"
     judgement, made = cloud.take(first, arrival)
     assert (judgement.outcome, judgement.holders.cause, made) == ("late", "", None)
     assert cloud.outcomes(box, box) == ["normal", "normal"]
+
+
+@pytest.mark.parametrize("boots", [0, 1], ids=["with its disk alone", "with its TPM, and booted"])
+def test_a_machine_put_back_within_seconds_is_no_overtaken_request(cloud: Cloud, box: Box, boots: int) -> None:
+    """Its TPM shows that it asks later than the session that spent the token after its own."""
+    snapshot = box.copy()
+    assert [cloud.session(box, after=2).outcome for _ in range(2)] == ["normal", "normal"]
+    if boots:
+        snapshot.boot()
+    else:
+        snapshot.clock = box.clock
+    assert cloud.session(snapshot, after=2).outcome == "restored"
+    assert cloud.session(snapshot, after=2).outcome == "normal"
+
+
+@pytest.mark.parametrize("has_tpm", [True, False], ids=["with a TPM", "without a TPM"])
+def test_a_machine_put_back_whose_clock_shows_no_order_is_restored_after_the_tolerance(
+    cloud: Cloud, box: Box, has_tpm: bool
+) -> None:
+    """A request with the clock of before, or without a clock, may be an overtaken one. A later one may not."""
+    snapshot = box.copy()
+    assert [cloud.session(box, after=2).outcome for _ in range(2)] == ["normal", "normal"]
+    before = cloud.holders
+    if not has_tpm:
+        current = msgspec.structs.replace(cloud.known.current.last, clock=None)
+        changed = msgspec.structs.replace(cloud.known.current, last=current)
+        before = cloud.holders = msgspec.structs.replace(cloud.known, all=(changed, *cloud.known.all[1:]))
+    assert cloud.session(snapshot, after=2).outcome == "late"
+    assert cloud.holders == before
+    assert cloud.session(snapshot, after=60).outcome == "restored"
 
 
 def test_a_snapshot_of_a_session_that_the_cloud_forgot_is_no_clone(cloud: Cloud, box: Box) -> None:
