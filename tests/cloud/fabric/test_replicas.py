@@ -75,7 +75,11 @@ def kinds(results: Sequence[object]) -> list[type]:
 
 
 async def test_a_copy_that_asks_another_replica_is_caught(worlds: Worlds) -> None:
-    """Neither replica has stored what its machine spent when the other one asks. The compare-and-set decides."""
+    """Neither replica has stored what its machine spent when the other one asks. The compare-and-set decides.
+
+    The replica that stores second judges the copy again. In the other order its sessions are the earlier ones, and count
+    as overtaken; later sessions then show the copy.
+    """
     one, other = worlds
     machine = Machine(one, "copied")
     await machine.join((await one.code()).secret)
@@ -87,7 +91,8 @@ async def test_a_copy_that_asks_another_replica_is_caught(worlds: Worlds) -> Non
     for each in (box, twin, box, twin):
         await each.session()
     assert (await one.node(machine.node)).clone_cause == ""
-    await asyncio.gather(stored(one), stored(other))
+    await stored(one)
+    await stored(other)
     assert (await one.node(machine.node)).clone_cause == "renewal-token"
     actions = await one.actions(machine.node)
     assert actions.count("node.clone_suspected") == 1
