@@ -54,7 +54,7 @@ class OpenedSession(msgspec.Struct, frozen=True):
     """An opened session. `current` has the statement and its freshness over `answer_nonce`, both unverified.
 
     `cursor` is the position of the wake channel that the statement reflects. `renewal` is the renewal token for the next
-    session, empty if the node keeps the one that it has.
+    session, empty if the node keeps its present token.
     """
 
     credentials: Credentials

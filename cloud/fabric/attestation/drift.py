@@ -44,7 +44,7 @@ class Observed(msgspec.Struct, frozen=True):
 
     Attributes:
         drift: the new comparison.
-        machines: the machines of the generation, the one that was seen last first.
+        machines: the machines of the generation, the latest first.
         other: the machine that the returned one has replaced; None if no machine came back.
         audited: whether the change gets an audit entry.
     """

@@ -130,7 +130,7 @@ class Holders(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """A session that a node opens: its evidence, and its token if it presented one that this cloud made.
+    """A session that a node opens: its evidence, and its token if this cloud made the token.
 
     `id` has 8 hex digits. It becomes the id of a new holder, and the name of a new chain. It must follow from the proof,
     so that a repeated proof gets the same token.
@@ -161,7 +161,7 @@ def went_back(before: HolderEvidence, now: HolderEvidence) -> bool:
     """Whether the TPM's clock or counts are behind those of an earlier session, beyond what one TPM does.
 
     A clear of the TPM sets the counts to 0, and ends the node key. An update of the TPM's firmware may set them to 0 as
-    well. Such a machine counts as one that was put back, which is no clone.
+    well. Such a machine counts as restored, which is no clone.
     """
     old, new = before.clock, now.clock
     if before.key != now.key or old is None or new is None:
@@ -371,7 +371,7 @@ def _newcomer(arrival: Arrival, state: HolderState) -> Holder:
 
 
 def _with(holders: Holders, changed: Holder) -> Holders:
-    """The holders with one that changed, or that is new."""
+    """The holders with a changed or a new holder."""
     if holders.find(changed.id) is None:
         return _bounded(holders, (holders.current, changed, *holders.all[1:]))
     return msgspec.structs.replace(

@@ -352,7 +352,7 @@ class NodeStore:
         return bool(changed)
 
     async def machines(self, node: NodeId, number: int) -> tuple[Machine, ...]:
-        """The machines that a generation's fingerprints have shown, the one that was seen last first."""
+        """The machines that a generation's fingerprints have shown, the latest first."""
         row = await self._engine.fetch_one(_MACHINES, id=generation_id(node, number))
         return () if row is None else _machines.decode(row["machines"])
 

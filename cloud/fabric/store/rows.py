@@ -28,7 +28,7 @@ GenerationState = Literal["offered", "confirmed", "closed"]
 
 class TenantRow(msgspec.Struct, frozen=True):
     """A tenant. `tiers` are the tiers that it admits; `fingerprint_salt` goes to its machines. `pcr_policies` has the
-    policy for PCR quotes by profile; the profile "" stands for every other profile. `clone_policy` says what follows a
+    policy for PCR quotes by profile; the key "" is for every other profile. `clone_policy` says what follows a
     suspected clone. A person approves activations of the tiers in `approval_tiers`. `lease_terms` replaces the
     default dates of a tier."""
 

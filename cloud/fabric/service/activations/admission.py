@@ -221,7 +221,7 @@ class Admissions:
         return stored
 
     async def _with_seat(self, row: ActivationRow, code: CodeRow, node: NodeRow) -> NodeRow:
-        """The node with a seat: its own one, the one that an approval holds, or a free one. Raises SeatsExhausted."""
+        """The node with a seat: its own seat, the seat that an approval holds, or a free seat. Raises SeatsExhausted."""
         if node.seat_held:
             if row.seat_reserved:  # another activation of this machine took a seat after the approval
                 await self.codes.free_seat(code.id)

@@ -119,9 +119,9 @@ async def test_a_denied_machine_gets_the_reason_and_stays_denied_with_this_code(
     for _ in range(2):
         with pytest.raises(errors.ApprovalDenied, match="not one of ours"):
             await machine.prove(challenge, body)
-    anew = await machine.start(code.secret)
+    again = await machine.start(code.secret)
     with pytest.raises(errors.ApprovalDenied, match="not one of ours"):
-        await machine.prove(anew, machine.proof(anew))
+        await machine.prove(again, machine.proof(again))
     other = await world.code(approval=True)
     await ask(world, other)
     assert await world.seats_taken(code) == 0
@@ -175,8 +175,8 @@ async def test_an_unanswered_or_unclaimed_activation_expires_and_frees_its_seat(
     assert await world.seats_taken(code) == 0
     with pytest.raises(errors.ApprovalExpired):
         await machine.prove(challenge, body)
-    anew = await machine.start(code.secret)
-    await machine.waits(anew, machine.proof(anew))
+    again = await machine.start(code.secret)
+    await machine.waits(again, machine.proof(again))
     world.clock.forward(FORGET_DECIDED_AFTER + timedelta(seconds=1))
     await world.parts.nodes.activations.forget_old()
     with pytest.raises(errors.NotFound):
