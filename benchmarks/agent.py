@@ -123,7 +123,7 @@ def start(world: World) -> list[Figure]:
     )
     return [
         Figure(
-            name="agent start to READY", value=wall[0], unit="ms", floor=wall[1], floor_name=FLOOR_NAME, aim=Aim(1.5),
+            name="agent start to READY", value=wall[0], unit="ms", floor=wall[1], floor_name=FLOOR_NAME, aim=Aim(1.3),
             note=note,
         ),
         Figure(name="agent start, CPU time", value=cpu[0], unit="ms", floor=cpu[1]),
@@ -159,7 +159,7 @@ def memory(world: World) -> list[Figure]:
     return [
         Figure(
             name="agent memory, RSS", value=rss["agent"], unit="MiB", floor=rss["floor"], floor_name=FLOOR_NAME,
-            aim=Aim(1.3), note="with a session and an open wake channel, connected to the chip directly",
+            aim=Aim(1.25), note="with a session and an open wake channel, connected to the chip directly",
         ),
         Figure(name="agent memory, PSS", value=pss["agent"], unit="MiB", floor=pss["floor"]),
     ]  # fmt: skip
