@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from protocol.placeholders import SAMPLES, is_placeholder, normalise, swapped_uuid
+from protocol.placeholders import SAMPLES, TEXTS, is_placeholder, normalise, swapped_uuid
 
 __all__ = [
     "SALT_BYTES",
@@ -117,6 +117,7 @@ def fingerprint(salt: bytes, components: dict[str, str]) -> dict[str, str]:
 def placeholder_hmacs(salt: bytes) -> frozenset[str]:
     """The HMACs of the known placeholders, in hex, for every kind. `salt` is the tenant's.
 
-    An agent sends no placeholder that it knows. The cloud may know more of them than an older agent.
+    An agent sends no placeholder that it knows. The cloud may know more of them than an older agent, and a changed agent
+    may send them all. A placeholder that only a rule finds is not among them.
     """
-    return frozenset(component_hmac(salt, kind, value) for kind in WEIGHTS for value in SAMPLES)
+    return frozenset(component_hmac(salt, kind, value) for kind in WEIGHTS for value in (*SAMPLES, *TEXTS))

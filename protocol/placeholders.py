@@ -45,6 +45,43 @@ SAMPLES: dict[str, str] = {
 }
 """Values that were seen on many machines, with the source. Most UUIDs follow a rule below as well."""
 
+TEXTS: dict[str, str] = {
+    "default string": "default of AMI's firmware",
+    "to be filled by o.e.m.": "default of AMI's firmware",
+    "to be filled by oem": "default of AMI's firmware, in another spelling",
+    "system serial number": "default of AMI's firmware",
+    "base board serial number": "default of AMI's firmware",
+    "chassis serial number": "default of AMI's firmware",
+    "serial number": "the name of the field",
+    "not specified": "dmidecode, for an empty text",
+    "not applicable": "the field has no value",
+    "not available": "the field has no value",
+    "n/a": "the field has no value",
+    "none": "the field has no value",
+    "null": "the field has no value",
+    "empty": "the field has no value",
+    "unknown": "the field has no value",
+    "undefined": "the field has no value",
+    "invalid": "the field has no value",
+    "not set": "the field has no value",
+    "oem": "the name of the maker in the place of its value",
+    "type2 - board serial number": "default of Phoenix's firmware",
+    "0123456789": "digits in their order",
+    "123456789": "digits in their order",
+    "1234567890": "digits in their order",
+    "12345678": "digits in their order",
+    "1234": "digits in their order",
+    "012345678": "digits in their order",
+    "00000000-0000-0000-0000-000000000000": "an unset UUID (DSP0134, 7.2.1)",
+    "ffffffff-ffff-ffff-ffff-ffffffffffff": "a UUID that is not present (DSP0134, 7.2.1)",
+    "03000200-0400-0500-0006-000700080009": "default of AMI's firmware",
+    "00:00:00:00:00:00": "an unset address of a network card",
+    "ff:ff:ff:ff:ff:ff": "the address of a broadcast",
+    **{"0" * length: "zeros" for length in range(1, 21)},
+    **{letter * length: "one letter" for letter in "fx" for length in (1, 2, 4, 8, 10, 16)},
+}
+"""The usual texts that the rules below find, with the source. The cloud sees HMACs, so it knows placeholders by value."""
+
 _VALUE_PATTERNS = (
     # A Dell UUID holds the letters "DELL" and the seven characters of the service tag. Here all seven are blank.
     re.compile(r"4c4c4544-00(?:00|20)-(?:00|20)10-80(?:00|20)-(?:80|a0)c04f(?:00|20){3}"),

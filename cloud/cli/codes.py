@@ -54,27 +54,11 @@ def add_options(group: ArgumentParser) -> None:
         "--days", type=float, default=30.0, metavar="DAYS", help="days until the code expires (default 30)"
     )
     making.add_argument(
-        "--readmit", metavar="NODE", help="id of a revoked node; only the machine of this node can use the code"
+        "--readmit",
+        metavar="NODE",
+        help="id of a revoked node, or of a node without a TPM; only the machine of this node can use the code",
     )
-    making.add_argument(
-        "--lease-seconds",
-        metavar="R,E,G,T",
-        help="dates of each lease in seconds after its issue: refresh after, expires, grace until, terminates; each at "
-        "least as large as the one before (default: by the node's tier)",
-    )
-    making.add_argument(
-        "--heartbeat-seconds",
-        type=int,
-        metavar="N",
-        help=f"length of the nodes' heartbeat slots, {HEARTBEAT_SECONDS_MIN} to {HEARTBEAT_SECONDS_MAX} (default: the "
-        "setting of each agent)",
-    )
-    making.add_argument(
-        "--wake-seconds",
-        type=int,
-        metavar="N",
-        help=f"longest long poll of the nodes, {WAKE_SECONDS_MIN} to {EVENT_WAIT_SECONDS_MAX} (default: the agent's own)",
-    )
+    _add_lease_options(making)
     making.add_argument(
         "--approval",
         action="store_true",
@@ -95,6 +79,28 @@ def add_options(group: ArgumentParser) -> None:
         run=revoke,
     )
     closing.add_argument("code", metavar="CODE", help="id of the code (not the secret)")
+
+
+def _add_lease_options(making: ArgumentParser) -> None:
+    making.add_argument(
+        "--lease-seconds",
+        metavar="R,E,G,T",
+        help="dates of each lease in seconds after its issue: refresh after, expires, grace until, terminates; each at "
+        "least as large as the one before; for machines of every tier (default: by the node's tier)",
+    )
+    making.add_argument(
+        "--heartbeat-seconds",
+        type=int,
+        metavar="N",
+        help=f"length of the nodes' heartbeat slots, {HEARTBEAT_SECONDS_MIN} to {HEARTBEAT_SECONDS_MAX} (default: the "
+        "setting of each agent)",
+    )
+    making.add_argument(
+        "--wake-seconds",
+        type=int,
+        metavar="N",
+        help=f"longest long poll of the nodes, {WAKE_SECONDS_MIN} to {EVENT_WAIT_SECONDS_MAX} (default: the agent's own)",
+    )
 
 
 def create(args: Namespace) -> None:

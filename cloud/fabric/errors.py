@@ -13,11 +13,12 @@
     │   ├── TooOften               the limit of a node, chip, code or source; `wait` is the time to wait
     │   ├── EvidenceNotAccepted    EK, AK or node key
     │   ├── TierNotAllowed
+    │   ├── TpmRequired            the tenant requires a quote of the TPM for this profile, and the machine has no TPM
     │   ├── ChallengeExpired
     │   ├── ChallengeFailed        wrong secret; further tries may be left
     │   ├── ActivationClosed       the activation or renewal ended, or was proved with another body
     │   ├── NodeRevoked            this chip needs a code that readmits it
-    │   ├── ApprovalDenied         an operator denied the activation of this chip with this code
+    │   ├── ApprovalDenied         an operator denied the activation of this machine with this code
     │   ├── ApprovalExpired        no operator decided in time, or the approved machine did not return in time
     │   ├── FingerprintRefused     a software node does not match its enrolled fingerprint
     │   ├── CsrRefused
@@ -102,6 +103,10 @@ class EvidenceNotAccepted(Refused):
 
 class TierNotAllowed(Refused):
     """The tenant does not admit the tier that the evidence proves."""
+
+
+class TpmRequired(Refused):
+    """The tenant requires a PCR quote for the profile of the code. A machine without a TPM cannot make one."""
 
 
 class ChallengeExpired(Refused):
@@ -220,6 +225,7 @@ CODES: dict[type[FabricError], Code] = {
     TooOften: "rate_limited",
     EvidenceNotAccepted: "evidence_refused",
     TierNotAllowed: "tier_refused",
+    TpmRequired: "tpm_required",
     ChallengeExpired: "challenge_expired",
     ChallengeFailed: "challenge_failed",
     ActivationClosed: "activation_closed",

@@ -146,7 +146,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         seen=seen,
     )
     fingerprints = _fingerprints(stores, ports, shared, clones)
-    pcr_quotes = PcrQuotes(tenants=stores.tenants, codes=stores.codes, seen=seen)
+    pcr_quotes = PcrQuotes(tenants=stores.tenants, seen=seen)
     renewals = _renewals(stores, ports, shared, chip_challenges)
     checks = _Checks(chip_challenges, pcr_quotes, lapses)
     activations = _activation_parts(stores, ports, shared, secrets.epoch, checks)
@@ -194,6 +194,7 @@ def _lapses(stores: Stores, ports: Ports, shared: Shared) -> Lapses:
         activations=stores.activations,
         codes=stores.codes,
         nodes=stores.nodes,
+        enrolled=stores.enrolled,
         issuer=ports.issuer,
         statement_stream=shared.statement_stream,
         wake_room=shared.wake_room,
@@ -207,6 +208,7 @@ def _fingerprints(stores: Stores, ports: Ports, shared: Shared, clones: Clones) 
         transaction=stores.transaction,
         audit=shared.audit,
         nodes=stores.nodes,
+        tenants=stores.tenants,
         clones=clones,
     )
 
@@ -302,6 +304,7 @@ def _activation_parts(stores: Stores, ports: Ports, shared: Shared, epoch: int, 
         audit=shared.audit,
         activations=stores.activations,
         codes=stores.codes,
+        denied=stores.denied,
     )
     starts = ActivationStarts(
         now=ports.now,
@@ -310,6 +313,7 @@ def _activation_parts(stores: Stores, ports: Ports, shared: Shared, epoch: int, 
         audit=shared.audit,
         activations=stores.activations,
         codes=stores.codes,
+        denied=stores.denied,
         tenants=stores.tenants,
         code_checks=shared.code_checks,
         limits=ActivationLimits(ports.limits_factor),
@@ -330,6 +334,7 @@ def _activation_parts(stores: Stores, ports: Ports, shared: Shared, epoch: int, 
         lapses=checks.lapses,
         approvals=approvals,
     )
+    recognition = Recognition(nodes=stores.nodes, enrolled=stores.enrolled)
     activations = Activations(
         now=ports.now,
         activations=stores.activations,
@@ -337,6 +342,7 @@ def _activation_parts(stores: Stores, ports: Ports, shared: Shared, epoch: int, 
         chip_challenges=checks.chip_challenges,
         pcr_quotes=checks.pcr_quotes,
         starts=starts,
+        recognition=recognition,
         admissions=admissions,
     )
     software_activations = SoftwareActivations(
@@ -346,7 +352,7 @@ def _activation_parts(stores: Stores, ports: Ports, shared: Shared, epoch: int, 
         tenants=stores.tenants,
         chip_challenges=checks.chip_challenges,
         starts=starts,
-        recognition=Recognition(nodes=stores.nodes, enrolled=stores.enrolled),
+        recognition=recognition,
         admissions=admissions,
     )
     return _ActivationParts(activations=activations, software_activations=software_activations, approvals=approvals)

@@ -174,7 +174,9 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
             audit=audit,
             activations=stores.activations,
             codes=stores.codes,
+            denied=stores.denied,
             nodes=stores.nodes,
+            tenants=stores.tenants,
             code_checks=shared.code_checks,
         ),
         tokens=Tokens(

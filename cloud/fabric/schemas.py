@@ -12,7 +12,7 @@ import msgspec
 
 from cloud.fabric import lease_schemas
 from cloud.fabric.bodies import activations, hardware, published_trust
-from cloud.fabric.bodies.clones import CloneCause, ClonePolicy
+from cloud.fabric.bodies.clones import CloneCause, ClonePolicy, NoCause
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import (
     ENTITLEMENTS_MAX,
@@ -111,7 +111,8 @@ class CreateCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seats: Annotated[int, limits(minimum=1, maximum=SEATS_MAX)] = 1
     """Number of machines that the code can activate at one time."""
     readmit_node: NodeId | None = None
-    """Revoked node that this code readmits. Such a code activates no other machine."""
+    """Revoked node that this code readmits. Such a code activates no other machine. It may name an active node without a TPM
+    too: its machine stays the node when it gains a TPM, or when it lost its key."""
     lease: LeaseTerms | None = None
     """Dates of the leases. Without them the tier of the machine decides."""
     entitlement_terms: Annotated[tuple[EntitlementTerms, ...], limits(maxItems=ENTITLEMENTS_MAX)] = ()
@@ -149,7 +150,7 @@ class Code(msgspec.Struct, frozen=True):
     revoked_at: datetime | None
     """Time at which an operator revoked the code."""
     readmit_node: NodeId | None
-    """Revoked node that this code readmits."""
+    """Node that this code is for; null for a code that any machine can use."""
     lease: LeaseTerms | None
     """Dates of the leases, if the code sets them."""
     entitlement_terms: tuple[EntitlementTerms, ...] = ()
@@ -238,7 +239,7 @@ class Node(msgspec.Struct, frozen=True):
     """NV index of the counter in the TPM that versions the node's floor record. 0 if the node never reported one."""
     floor_value: int = 0
     """Last reported value of this counter."""
-    clone_cause: CloneCause = ""
+    clone_cause: Literal[NoCause, CloneCause] = ""
     """Why a clone of the node is suspected. Empty if none is."""
 
 

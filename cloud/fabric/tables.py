@@ -166,6 +166,15 @@ class EnrolledComponent(Table, db=UNBOUND, tablename="enrolled_component"):
     node = Varchar(length=ID, index=True)
 
 
+class DeniedComponent(Table, db=UNBOUND, tablename="denied_component"):
+    """A disk's or board's component of a denied machine without a TPM, to know the machine when it asks again."""
+
+    id = Varchar(length=192, primary_key=True)
+    code = Varchar(length=ID)
+    value = Varchar(length=64, index=True)
+    activation = Varchar(length=ID, index=True)
+
+
 class Generation(Table, db=UNBOUND, tablename="generation"):
     """A generation of a node: the key of one activation, and the generation's current statement."""
 

@@ -23,7 +23,7 @@ from protocol.fingerprint import (
 from protocol.hardware import WEIGHTS, component_hmac, named, placeholder_hmacs
 from protocol.hardware import fingerprint as hmacs
 from protocol.limits import COMPONENTS_MAX
-from protocol.placeholders import SAMPLES, is_placeholder
+from protocol.placeholders import SAMPLES, TEXTS, is_placeholder
 
 SALT = b"s" * 32
 UUID = "4c4c4544-0051-3510-8052-b4c04f564432"
@@ -178,8 +178,8 @@ def test_the_cloud_drops_placeholders_that_an_older_agent_sends() -> None:
     assert enroll(older).enrolled_weight == 40
     with pytest.raises(NotEnrollable):
         enroll(older, placeholder_hmacs(SALT))
-    assert all(is_placeholder(value) for value in SAMPLES)
-    assert all(SAMPLES.values()), "a source is missing"
+    assert all(is_placeholder(value) for value in (*SAMPLES, *TEXTS))
+    assert all((*SAMPLES.values(), *TEXTS.values())), "a source is missing"
 
 
 def test_the_policy_is_the_clouds() -> None:

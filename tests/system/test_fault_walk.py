@@ -64,6 +64,7 @@ _OTHERWISE = {
     "cloud/fabric/service/operators/clone_cases.py": "an operator's command, one transaction and nothing after it",
     "cloud/fabric/service/operators/codes.py": "an operator's command, one transaction and nothing after it",
     "cloud/fabric/service/operators/activations.py:decide": "the same",
+    "cloud/fabric/service/operators/activations.py:lift": "the same",
     "cloud/fabric/service/operators/tenants.py": "the same",
     "cloud/fabric/service/operators/trusted_hardware.py": "the same",
     "cloud/fabric/service/operators/pcr_policies.py": "the same",

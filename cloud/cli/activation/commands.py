@@ -1,4 +1,4 @@
-"""Command group: `cascade activation`, which shows activations, and approves or denies those that wait."""
+"""Command group: `cascade activation`, which shows activations, decides about those that wait, and lifts denials."""
 
 from argparse import ArgumentParser, Namespace
 from typing import get_args
@@ -15,10 +15,15 @@ _APPROVE = (
     "repeat changes nothing."
 )
 _DENY = (
-    "The machine is refused with the reason. A later activation of the same TPM with the same code is refused too. A "
-    "repeat changes nothing."
+    "The machine is refused with the reason. A later activation of the same machine with the same code is refused too: it "
+    "is known by its TPM, or without one by its serial numbers. A repeat changes nothing."
 )
-DECISIONS = {"approve": ("approve a waiting activation", _APPROVE), "deny": ("deny a waiting activation", _DENY)}
+_LIFT = "The machine may ask again with the same code. A repeat changes nothing."
+DECISIONS = {
+    "approve": ("approve a waiting activation", _APPROVE),
+    "deny": ("deny a waiting activation", _DENY),
+    "lift": ("end the denial of an activation", _LIFT),
+}
 """The decisions: name -> summary and page. The name is the command's action and the last part of the path."""
 
 
@@ -40,7 +45,8 @@ def add_options(group: ArgumentParser) -> None:
         "show an activation with the evidence of its machine",
         "The evidence is what the machine has proved or reported. `matched` says by what a known machine was recognised: "
         "by its TPM (chip). Without a TPM: by its earlier key and its serial numbers (key), by its serial numbers alone "
-        "(fingerprint), or by its earlier key with other serial numbers (changed).",
+        "(fingerprint), or by its earlier key with other serial numbers (changed). A machine that has gained a TPM is "
+        "recognised by its serial numbers and a code for its node (fingerprint).",
         run=show,
     )
     showing.add_argument("activation", metavar="ACTIVATION", help="id of the activation")

@@ -52,7 +52,7 @@ class PcrReport(msgspec.Struct, frozen=True):
     fault: str = ""
 
 
-def policy_of(policies: dict[str, PcrPolicy], profile: str) -> PcrPolicy:
+def pcr_policy(policies: dict[str, PcrPolicy], profile: str) -> PcrPolicy:
     """The policy of a tenant for a profile. `policies` has policies by profile; "" is the key for every other profile."""
     return policies.get(profile, policies.get("", DEFAULT_POLICY))
 

@@ -15,25 +15,21 @@ Steps, with numbers that no step of `ek_trust` and `evidence` has:
 Certificate requests are checked by the steps 26 to 28 of `evidence`.
 """
 
-from functools import lru_cache
-
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric.attestation.evidence import check_request
+from cloud.fabric.attestation.placeholders import placeholders, without_placeholders
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from protocol.encoding import sha256_hex
 from protocol.fingerprint import ANCHORS, NotEnrollable, enroll, kind_of
-from protocol.hardware import placeholder_hmacs
 from protocol.ids import ActivationId
 from protocol.messages.software import SoftwareProofClaims, SoftwareProofError, open_software_proof
 
 SPKI_BYTES_MAX = 256
 """A SubjectPublicKeyInfo of a P-256 key has 91 bytes."""
-SALTS_KEPT = 256
-"""Tenants whose placeholders are kept, in about 10 MB."""
 
 
 def read_node_key(spki: bytes) -> tuple[ec.EllipticCurvePublicKey, bytes]:
@@ -66,7 +62,7 @@ def check_claims(claims: SoftwareProofClaims, csr: bytes, spki: bytes, salt: byt
     if claims.csr_sha256 != sha256_hex(csr):
         raise EvidenceRefused(64, "evidence_refused", "the proof is for another certificate request")
     try:
-        enroll(claims.fingerprint, _placeholders(salt))
+        enroll(claims.fingerprint, placeholders(salt))
     except NotEnrollable as error:
         raise EvidenceRefused(65, "evidence_refused", f"the machine cannot be known without a TPM: {error}") from error
     check_request(csr, spki)
@@ -112,15 +108,8 @@ def require_plain(csr: bytes) -> None:
 
 def anchor_values(fingerprint: dict[str, str], salt: bytes) -> tuple[str, ...]:
     """The values of disks and boards, without placeholders: a machine is found by them."""
-    worthless = _placeholders(salt)
-    return tuple(
-        sorted({value for name, value in fingerprint.items() if kind_of(name) in ANCHORS and value not in worthless})
-    )
-
-
-@lru_cache(maxsize=SALTS_KEPT)
-def _placeholders(salt: bytes) -> frozenset[str]:
-    return placeholder_hmacs(salt)
+    found = without_placeholders(fingerprint, salt)
+    return tuple(sorted({value for name, value in found.items() if kind_of(name) in ANCHORS}))
 
 
 def _spki(key: ec.EllipticCurvePublicKey) -> bytes:

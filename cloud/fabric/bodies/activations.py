@@ -19,6 +19,7 @@ ActivationState = Literal[
     "pending",
     "approved",
     "denied",
+    "lifted",
     "expired",
     "proved",
     "issued",
@@ -65,8 +66,8 @@ class Activation(msgspec.Struct, frozen=True):
     code: CodeId
     """Activation code that the machine uses."""
     state: ActivationState
-    """`challenged`: no proof yet. `pending`: an operator must decide. `approved`: the machine may continue. `denied`,
-    `expired`, `failed`, `lapsed`, `superseded`: ended. `proved`, `issued`: the confirm is due. `confirmed`: in force."""
+    """`challenged`: no proof yet. `pending`: an operator must decide. `approved`: the machine may continue. `denied`:
+    the machine is refused with this code. `lifted`, `expired`, `failed`, `lapsed`, `superseded`: ended. `proved`, `issued`: the confirm is due. `confirmed`: in force."""
     tier: Tier
     """Tier that the evidence reaches."""
     node: str

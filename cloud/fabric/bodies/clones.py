@@ -9,7 +9,13 @@ from protocol.ids import NodeId, TenantId
 from protocol.openapi import limits
 
 ClonePolicy = Literal["newest-in-grace", "suspend-both"]
-CloneCause = Literal["", "renewal-token", "tpm-clock", "chip", "fingerprint"]
+CloneCause = Literal["renewal-token", "tpm-clock", "chip", "fingerprint"]
+"""Why a clone is suspected: two holders spend one chain of tokens; two TPMs of one state run; one chip was activated in
+two places; two fingerprints take turns on one chip."""
+NoCause = Literal[""]
+HolderState = Literal["current", "left", "older", "shut"]
+"""`current`: its tokens are accepted. `left`: the current holder took its place, as a restored machine does. `older`: a
+suspected copy, without new tokens. `shut`: an operator kept another holder."""
 
 
 class SetClonePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,7 +31,7 @@ class CloneEvidence(msgspec.Struct, frozen=True):
 
     id: str
     """Name of this evidence, for settling."""
-    state: Literal["current", "left", "older", "shut"]
+    state: HolderState
     """`current`: its sessions are accepted. `left`: a restored machine took its place. `older`: the suspected older
     copy; it gets no session. `shut`: an operator kept another holder."""
     since: datetime
@@ -53,7 +59,7 @@ class CloneCase(msgspec.Struct, frozen=True):
     """Id of the node."""
     tenant: TenantId
     """Tenant of the node."""
-    cause: CloneCause
+    cause: Literal[NoCause, CloneCause]
     """Why a clone is suspected. Empty if none is. `renewal-token`: two holders spent one chain of renewal tokens.
     `tpm-clock`: two TPMs of the same state run. `chip`: the chip was activated in two places. `fingerprint`: two
     fingerprints take turns on one chip."""

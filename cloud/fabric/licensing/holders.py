@@ -10,6 +10,8 @@ evidence. It is the node's own report, so it decides nothing that the tokens den
   the first chain goes on later, there are two machines.
 - A token that was handed out, and that the chain left aside, shows two machines at once.
 - A node without a token is judged by the clock alone.
+- Counts that fell show nothing by themselves: an update of the TPM's firmware may set them to 0. Two TPMs are shown by
+  three requests: one, then another that is behind it, then a third that goes on from the first.
 
 Nothing here ends a licence. A suspicion is a flag. The tenant's policy and an operator decide what follows.
 """
@@ -19,53 +21,21 @@ from typing import Literal
 
 import msgspec
 
-from cloud.fabric.licensing.renewal_tokens import FIRST_CHAIN, NO_TOKEN, NUMBER_MAX, RenewalToken
-from protocol.evidence import ClockInfo
+from cloud.fabric.bodies.clones import CloneCause, HolderState, NoCause
+from cloud.fabric.licensing.renewal_tokens import CHAIN_BYTES, FIRST_CHAIN, NO_TOKEN, NUMBER_MAX, RenewalToken
+from cloud.fabric.licensing.session_evidence import CLOCK_TOLERANCE, SessionEvidence, went_back, went_on
+from protocol.encoding import json_encode, sha256_hex
 
-CLOCK_SAVED_MS = 2**22
-"""How far the TPM's clock may go back when the TPM restarts: an unclean restart loses up to one save interval (TCG TPM
-2.0 Library, part 1, section 36.3)."""
-CLOCK_TOLERANCE = timedelta(seconds=60)
-"""How far the clocks of two replicas may differ: two proofs of one machine can then be judged in the other order. So the
-TPM's clock may seem to go back by this time without a restart."""
 SPENT_MAX = 16
 """Spent tokens that a holder remembers: the sessions of about five days. An older token counts as a spent one."""
 HOLDERS_MAX = 4
 """Holders of a generation that are kept, with the evidence of each. The first to go are those that were left."""
 
-Cause = Literal["renewal-token", "tpm-clock", "chip", "fingerprint"]
-"""Why a clone is suspected: two holders spend one chain of tokens; two TPMs of one state run; one chip was activated in
-two places; two fingerprints take turns on one chip."""
-HolderState = Literal["current", "left", "older", "shut"]
-"""`current`: its tokens are accepted. `left`: the current holder took its place, as a restored machine does. `older`: a
-suspected copy, without new tokens. `shut`: an operator kept another holder."""
 Outcome = Literal["normal", "repeated", "token-lost", "late", "ahead", "restored", "suspected", "older", "shut"]
 """`normal`, `repeated` (a lost answer), `token-lost`, `late` (an answer that another overtook) and `ahead` (the cloud
 lost a change) are of one machine. `restored` is too, as far as is known. `suspected` raises the flag. `older` and `shut`
 are sessions of a holder that gets no token."""
 Relation = Literal["base", "child", "ahead", "spent", "diverged"]
-
-
-class HolderEvidence(msgspec.Struct, frozen=True):
-    """The evidence of one session.
-
-    Attributes:
-        at: the time of the session.
-        asked_at: the time at which this cloud made the nonce of the proof. It orders the proofs of one machine.
-        clock: the TPM's clock and counts; None for a node without a TPM.
-        key: 16 hex digits that identify the node key. A rekey ends the comparison of clocks.
-        fingerprint: 16 hex digits that identify the reported fingerprint.
-        address: the address that the request came from.
-        agent_version: the version of the agent.
-    """
-
-    at: datetime
-    asked_at: datetime
-    clock: ClockInfo | None
-    key: str
-    fingerprint: str
-    address: str
-    agent_version: str
 
 
 class Holder(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,19 +52,21 @@ class Holder(msgspec.Struct, frozen=True, omit_defaults=True):
         answers: how many sessions were answered with a token after `base`. More than one: an answer was lost, or two
             machines ask.
         spent: the tokens that it spent before, as (number, digest), the newest last.
+        asked_before: the evidence of the session before the repeats of the last token; None without a repeat.
         statement: the statement that was signed for this holder alone; empty for the holder of the node's statement.
     """
 
     id: str
     state: HolderState
     since: datetime
-    last: HolderEvidence
+    last: SessionEvidence
     chain: str = FIRST_CHAIN
     number: int = 0
     base: str = NO_TOKEN
     answers: int = 1
     spent: tuple[tuple[int, str], ...] = ()
     statement: str = ""
+    asked_before: SessionEvidence | None = None
 
 
 class Holders(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -106,13 +78,16 @@ class Holders(msgspec.Struct, frozen=True, omit_defaults=True):
         since: the time at which the suspicion arose.
         restored: how many times the machine was put back.
         settled: the highest token number when an operator settled a suspicion. Tokens up to it belong to no holder.
+        behind: the evidence of a superseded generation of the same chip that asked with a TPM behind that of the current
+            holder. The current holder's next session shows whether there are two TPMs.
     """
 
     all: tuple[Holder, ...]
-    cause: Cause | Literal[""] = ""
+    cause: CloneCause | NoCause = ""
     since: datetime | None = None
     restored: int = 0
     settled: int = 0
+    behind: SessionEvidence | None = None
 
     @property
     def current(self) -> Holder:
@@ -137,11 +112,11 @@ class Arrival(msgspec.Struct, frozen=True):
     """
 
     id: str
-    evidence: HolderEvidence
+    evidence: SessionEvidence
     token: RenewalToken | None = None
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class SessionJudgement(msgspec.Struct, frozen=True):
     """What a session shows.
 
     Attributes:
@@ -157,33 +132,7 @@ class Judgement(msgspec.Struct, frozen=True):
     gets_token: bool = True
 
 
-def went_back(before: HolderEvidence, now: HolderEvidence) -> bool:
-    """Whether the TPM's clock or counts are behind those of an earlier session, beyond what one TPM does.
-
-    A clear of the TPM sets the counts to 0, and ends the node key. An update of the TPM's firmware may set them to 0 as
-    well. Such a machine counts as restored, which is no clone.
-    """
-    old, new = before.clock, now.clock
-    if before.key != now.key or old is None or new is None:
-        return False
-    old_counts, new_counts = (old.reset_count, old.restart_count), (new.reset_count, new.restart_count)
-    if new_counts == old_counts:
-        return new.clock < old.clock - CLOCK_TOLERANCE // timedelta(milliseconds=1)
-    return new_counts < old_counts or new.clock < old.clock - CLOCK_SAVED_MS
-
-
-def _went_on(before: HolderEvidence, now: HolderEvidence) -> bool:
-    """Whether the TPM's clock and counts show that one machine made the proof `now` after the proof `before`.
-
-    False if they cannot be compared: there is no TPM, or the node key was replaced in between.
-    """
-    old, new = before.clock, now.clock
-    if before.key != now.key or old is None or new is None:
-        return False
-    return (new.reset_count, new.restart_count, new.clock) > (old.reset_count, old.restart_count, old.clock)
-
-
-def judge(holders: Holders | None, arrival: Arrival) -> Judgement:
+def judge(holders: Holders | None, arrival: Arrival) -> SessionJudgement:
     """Judge one session by the holders that are known. `holders` is None before the first session."""
     if holders is None:
         return _first(arrival)
@@ -196,11 +145,11 @@ def judge(holders: Holders | None, arrival: Arrival) -> Judgement:
         return _refused(holders, arrival, holder)
     # The clocks of two replicas may differ. So a request with a token that the current holder spent counts as overtaken
     # within the tolerance, unless the TPM's clock shows that the request is later.
-    overtaken = holder is current and relation == "spent" and not _went_on(current.last, arrival.evidence)
+    overtaken = holder is current and relation == "spent" and not went_on(current.last, arrival.evidence)
     tolerance = CLOCK_TOLERANCE if overtaken else timedelta()
     if arrival.evidence.asked_at < current.last.asked_at + tolerance:
         # The request was overtaken by a later one of the same machine, so it shows nothing about the present.
-        return Judgement("late", holders, current.id, gets_token=False)
+        return SessionJudgement("late", holders, current.id, gets_token=False)
     if holder is current and relation in ("base", "child", "ahead"):
         return _goes_on(holders, arrival, token, relation)
     if holders.cause or (holders.settled and not _after_settling(holders, holder, token, relation)):
@@ -215,7 +164,23 @@ def judge(holders: Holders | None, arrival: Arrival) -> Judgement:
     return _restored(holders, arrival, token)
 
 
-def suspect(holders: Holders, cause: Cause, other: Holder, now: datetime) -> Holders:
+def note_behind(holders: Holders, evidence: SessionEvidence) -> Holders:
+    """The holders after a superseded generation of the same chip asked.
+
+    Changed only if its TPM is behind the current holder's by more than one TPM goes back, and it asked later. The first
+    such evidence stays until the current holder's next session decides.
+    """
+    current = holders.current.last
+    # The two generations have different keys and one chip.
+    same_key = msgspec.structs.replace(current, key=evidence.key)
+    if holders.behind is not None or holders.cause or any(each.state == "shut" for each in holders.all):
+        return holders
+    if evidence.asked_at < current.asked_at + CLOCK_TOLERANCE or not went_back(same_key, evidence):
+        return holders
+    return msgspec.structs.replace(holders, behind=evidence)
+
+
+def suspect(holders: Holders, cause: CloneCause, other: Holder, now: datetime) -> Holders:
     """The holders with a suspicion that other evidence gave. `other` is the holder beside the current one.
 
     A suspicion that is there already stays, and keeps its cause.
@@ -241,30 +206,33 @@ def settle(holders: Holders, keep: str, chain: str) -> Holders:
         kept = msgspec.structs.replace(kept, chain=chain, number=highest, spent=(), statement="")
     kept = msgspec.structs.replace(kept, state="current")
     return msgspec.structs.replace(
-        holders, all=(kept, *others), cause="", since=None, settled=highest if others else holders.settled
+        holders, all=(kept, *others), cause="", since=None, settled=highest if others else holders.settled, behind=None
     )
 
 
-def _first(arrival: Arrival) -> Judgement:
+def _first(arrival: Arrival) -> SessionJudgement:
     holder = Holder(arrival.id, "current", arrival.evidence.at, arrival.evidence)
     token = arrival.token
     if token is None:
-        return Judgement("normal", Holders((holder,)), holder.id)
+        return SessionJudgement("normal", Holders((holder,)), holder.id)
     holder = msgspec.structs.replace(holder, chain=token.chain, number=token.number, base=token.digest)
-    return Judgement("ahead", Holders((holder,)), holder.id)
+    return SessionJudgement("ahead", Holders((holder,)), holder.id)
 
 
-def _without_token(holders: Holders, arrival: Arrival) -> Judgement:
+def _without_token(holders: Holders, arrival: Arrival) -> SessionJudgement:
     """Judge a node that has no token: an older agent, or a lost file. The clock alone decides."""
     current = holders.current
     if arrival.evidence.asked_at < current.last.asked_at:
-        return Judgement("late", holders, current.id, gets_token=False)
+        return SessionJudgement("late", holders, current.id, gets_token=False)
     if holders.cause or holders.settled:
         return _refused(holders, arrival, None)
     if went_back(current.last, arrival.evidence):
         return _restored(holders, arrival, None)
-    seen = msgspec.structs.replace(current, last=arrival.evidence, answers=_answers(current, arrival))
-    return Judgement("token-lost" if current.number else "normal", _with(holders, seen), current.id)
+    seen = _asked_again(current, arrival)
+    holders, two = _compared_with_behind(holders, arrival)
+    if two is not None:
+        return _suspected(holders, seen, two, "chip", arrival)
+    return SessionJudgement("token-lost" if current.number else "normal", _with(holders, seen), current.id)
 
 
 def _holder_of(holders: Holders, token: RenewalToken) -> Holder | None:
@@ -291,40 +259,77 @@ def _relation(holder: Holder, token: RenewalToken) -> Relation:
     return "spent" if known or token.number < oldest else "diverged"
 
 
-def _goes_on(holders: Holders, arrival: Arrival, token: RenewalToken, relation: Relation) -> Judgement:
+def _goes_on(holders: Holders, arrival: Arrival, token: RenewalToken, relation: Relation) -> SessionJudgement:
     """Judge the current holder's own next session."""
     current = holders.current
     gone_on = _spent(current, arrival, token, relation)
     if not holders.cause and went_back(current.last, arrival.evidence):
         if relation == "base":
             return _restored(holders, arrival, token)
-        if relation == "child" and current.answers > 1:
-            # No backup has this token, because it was never spent. Yet another TPM of the same state asked since.
+        holders = msgspec.structs.replace(holders, behind=None)
+        if relation == "child" and current.asked_before is not None and went_on(current.asked_before, arrival.evidence):
+            # No backup has this token, because it was never spent. Another TPM of the same state asked in between: this
+            # one goes on from the session before that.
             other = msgspec.structs.replace(current, id=arrival.id, state="older", spent=())
             return _suspected(holders, gone_on, other, "tpm-clock", arrival)
         # The one answer went to this machine. Its TPM was put back, and its disk was not.
         again = msgspec.structs.replace(_with(holders, gone_on), restored=holders.restored + 1)
-        return Judgement("restored", again, current.id)
+        return SessionJudgement("restored", again, current.id)
+    holders, two = _compared_with_behind(holders, arrival)
+    if two is not None:
+        return _suspected(holders, gone_on, two, "chip", arrival)
     outcome: Outcome = "repeated" if relation == "base" else "ahead" if relation == "ahead" else "normal"
-    return Judgement(outcome, _with(holders, gone_on), current.id)
+    return SessionJudgement(outcome, _with(holders, gone_on), current.id)
 
 
 def _spent(holder: Holder, arrival: Arrival, token: RenewalToken, relation: Relation) -> Holder:
     """The holder after it spent the token."""
     if relation == "base":
-        return msgspec.structs.replace(holder, last=arrival.evidence, answers=_answers(holder, arrival))
+        return _asked_again(holder, arrival)
     spent = holder.spent if holder.base == NO_TOKEN else (*holder.spent, (holder.number, holder.base))
     if relation == "ahead" and token.chain == holder.chain and token.parent != NO_TOKEN:
         # The token was handed out for its parent, so this chain spent that too.
         spent = (*spent, (token.number - 1, token.parent))
     return msgspec.structs.replace(
-        holder, last=arrival.evidence, number=token.number, base=token.digest, answers=1, spent=spent[-SPENT_MAX:]
+        holder,
+        last=arrival.evidence,
+        number=token.number,
+        base=token.digest,
+        answers=1,
+        spent=spent[-SPENT_MAX:],
+        asked_before=None,
     )
 
 
-def _answers(holder: Holder, arrival: Arrival) -> int:
-    """The answers after the holder's last token, with this one. A repeated proof gets the same answer again."""
-    return holder.answers + (holder.last.asked_at != arrival.evidence.asked_at)
+def _compared_with_behind(holders: Holders, arrival: Arrival) -> tuple[Holders, Holder | None]:
+    """The holders after the current one went on, and the holder of a second TPM if its evidence shows one.
+
+    A superseded generation asked from a TPM behind the current holder's. If the current holder goes on from where it was,
+    there are two TPMs. If its own counts fell, the TPM was reset, and nothing is shown.
+    """
+    behind, current = holders.behind, holders.current
+    if behind is None:
+        return holders, None
+    without = msgspec.structs.replace(holders, behind=None)
+    if holders.cause or went_back(current.last, arrival.evidence):
+        return without, None
+    later = arrival.evidence.asked_at >= behind.asked_at + CLOCK_TOLERANCE
+    if not (later and went_on(current.last, arrival.evidence)):
+        return holders, None
+    return without, Holder(holder_id(behind), "older", behind.at, behind)
+
+
+def holder_id(evidence: SessionEvidence) -> str:
+    """The id of a holder that is known by other evidence than its tokens: 8 hex digits, always the same."""
+    return sha256_hex(json_encode(evidence))[: 2 * CHAIN_BYTES]
+
+
+def _asked_again(holder: Holder, arrival: Arrival) -> Holder:
+    """The holder after another answer to its last token. A repeated proof gets the same answer again."""
+    if holder.last.asked_at == arrival.evidence.asked_at:
+        return msgspec.structs.replace(holder, last=arrival.evidence)
+    before = holder.asked_before if holder.asked_before is not None else holder.last
+    return msgspec.structs.replace(holder, last=arrival.evidence, answers=holder.answers + 1, asked_before=before)
 
 
 def _after_settling(holders: Holders, holder: Holder | None, token: RenewalToken, relation: Relation) -> bool:
@@ -332,26 +337,28 @@ def _after_settling(holders: Holders, holder: Holder | None, token: RenewalToken
     return holder is holders.current and relation == "spent" and token.number > holders.settled
 
 
-def _restored(holders: Holders, arrival: Arrival, token: RenewalToken | None) -> Judgement:
+def _restored(holders: Holders, arrival: Arrival, token: RenewalToken | None) -> SessionJudgement:
     """A machine that was put back takes the place of the current holder, and starts a chain."""
     base = token.digest if token is not None else NO_TOKEN
     newcomer = Holder(arrival.id, "current", arrival.evidence.at, arrival.evidence, arrival.id, holders.highest, base)
     left = msgspec.structs.replace(holders.current, state="left")
     changed = _bounded(holders, (newcomer, left, *holders.all[1:]))
-    changed = msgspec.structs.replace(changed, restored=holders.restored + 1)
-    return Judgement("restored", changed, newcomer.id)
+    changed = msgspec.structs.replace(changed, restored=holders.restored + 1, behind=None)
+    return SessionJudgement("restored", changed, newcomer.id)
 
 
-def _suspected(holders: Holders, current: Holder, other: Holder, cause: Cause, arrival: Arrival) -> Judgement:
+def _suspected(
+    holders: Holders, current: Holder, other: Holder, cause: CloneCause, arrival: Arrival
+) -> SessionJudgement:
     """Two machines: `current` goes on, `other` is the older one. One of the two opened this session."""
     rest = tuple(each for each in holders.all if each.id not in (current.id, other.id))
     changed = _bounded(holders, (current, other, *rest))
     changed = msgspec.structs.replace(changed, cause=cause, since=arrival.evidence.at)
     opened = current if current.last is arrival.evidence else other
-    return Judgement("suspected", changed, opened.id, gets_token=opened is current)
+    return SessionJudgement("suspected", changed, opened.id, gets_token=opened is current)
 
 
-def _refused(holders: Holders, arrival: Arrival, holder: Holder | None) -> Judgement:
+def _refused(holders: Holders, arrival: Arrival, holder: Holder | None) -> SessionJudgement:
     """A session of a holder that gets no token. A holder that is not known is added."""
     state: HolderState = "older" if holders.cause else "shut"
     if holder is None:
@@ -360,7 +367,7 @@ def _refused(holders: Holders, arrival: Arrival, holder: Holder | None) -> Judge
         base = arrival.token.digest if arrival.token is not None else holder.base
         holder = msgspec.structs.replace(holder, last=arrival.evidence, base=base)
     outcome: Outcome = "older" if holder.state == "older" else "shut"
-    return Judgement(outcome, _with(holders, holder), holder.id, gets_token=False)
+    return SessionJudgement(outcome, _with(holders, holder), holder.id, gets_token=False)
 
 
 def _newcomer(arrival: Arrival, state: HolderState) -> Holder:

@@ -26,6 +26,7 @@ PROOF_REFUSALS = (
     errors.ActivationClosed,
     errors.EvidenceNotAccepted,
     errors.TierNotAllowed,
+    errors.TpmRequired,
     errors.CsrRefused,
     errors.SeatsExhausted,
     errors.NodeRevoked,

@@ -1,4 +1,4 @@
-"""Routes: activations as operators see them, and decisions about those that wait for an approval."""
+"""Routes: activations as operators see them, decisions about those that wait for an approval, and the end of denials."""
 
 from typing import Annotated, Any, get_args
 
@@ -37,6 +37,7 @@ InState = Annotated[
     ),
 ]
 _DECIDES = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, Conflict, SeatsExhausted))
+_LIFTS = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, Conflict))
 
 
 @get("/v1/activations", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
@@ -88,12 +89,26 @@ async def deny_activation(
 ) -> schemas.Activation:
     """Deny a waiting activation.
 
-    The machine is refused with the reason, and so is a later activation of its TPM with the same code. A repeat changes
-    nothing.
+    The machine is refused with the reason, and so is a later activation of this machine with the same code. A machine
+    without a TPM is known by its fingerprint. A repeat changes nothing.
     """
     return await activation_decisions.decide(
         current_operator(request), activation_id(activation), "denied", data.reason
     )
 
 
-HANDLERS = (list_activations, show_activation, approve_activation, deny_activation)
+@post("/v1/activations/{activation:str}/lift", status_code=200, opt=_LIFTS)
+async def lift_denial(
+    activation: OfActivation,
+    data: JSONBody[schemas.Decide],
+    request: Asked,
+    activation_decisions: Wired[ActivationDecisions],
+) -> schemas.Activation:
+    """Lift a denial.
+
+    The machine may ask again with the same code. A repeat changes nothing.
+    """
+    return await activation_decisions.lift(current_operator(request), activation_id(activation), data.reason)
+
+
+HANDLERS = (list_activations, show_activation, approve_activation, deny_activation, lift_denial)

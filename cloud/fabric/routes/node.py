@@ -88,6 +88,7 @@ async def open_session(data: JSONBody[OpenSession], request: Asked, sessions: Wi
             errors.CodeExpired,
             errors.CodeRevoked,
             errors.TierNotAllowed,
+            errors.TpmRequired,
             errors.SessionOutdated,
         ),
     ),

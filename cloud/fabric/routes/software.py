@@ -39,6 +39,7 @@ from protocol.messages.software import (
             errors.TooOften,
             errors.EvidenceNotAccepted,
             errors.TierNotAllowed,
+            errors.TpmRequired,
         ),
     ),
 )

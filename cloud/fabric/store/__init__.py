@@ -10,6 +10,7 @@ from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.adoption import AdoptionStore
 from cloud.fabric.store.audit import AuditStore
 from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.denied import DeniedStore
 from cloud.fabric.store.enrolled import EnrolledStore
 from cloud.fabric.store.installation import InstallationStore
 from cloud.fabric.store.nodes import NodeStore
@@ -31,6 +32,7 @@ class Stores:
     adoption: AdoptionStore
     audit: AuditStore
     codes: CodeStore
+    denied: DeniedStore
     enrolled: EnrolledStore
     installation: InstallationStore
     nodes: NodeStore
@@ -53,6 +55,7 @@ def stores_over(engine: ServiceEngine) -> Stores:
         adoption=AdoptionStore(engine),
         audit=AuditStore(engine),
         codes=CodeStore(engine),
+        denied=DeniedStore(engine),
         enrolled=EnrolledStore(engine),
         installation=InstallationStore(engine),
         nodes=NodeStore(engine),

@@ -138,6 +138,11 @@ _DECIDE = compiled(
     .where(Activation.id == param("id"), Activation.state == "pending")
     .returning(Activation.id)
 )
+_LIFT = compiled(
+    Activation.update({Activation.state: "lifted"})
+    .where(Activation.id == param("id"), Activation.state == "denied")
+    .returning(Activation.id)
+)
 _END_WAITING = compiled(
     Activation.update({Activation.seat_reserved: False, **params(Activation.state)})
     .where(Activation.id == param("id"), _WAITS)
@@ -179,7 +184,7 @@ _UNPROVED = (
 )
 _DECIDED = (
     Activation.select(Activation.id)
-    .where(Activation.state.is_in(["denied", "expired"]), Activation.approve_by < param("before"))
+    .where(Activation.state.is_in(["denied", "lifted", "expired"]), Activation.approve_by < param("before"))
     .limit(PURGED_AT_ONCE)
 )
 _PURGE_DECIDED = compiled(Activation.delete().where(Activation.id.is_in(_DECIDED)).returning(Activation.id))
@@ -274,6 +279,10 @@ class ActivationStore:
         """Store a decision: the state `approved` or `denied`, and who decided. False if it was not pending."""
         return bool(await self._engine.fetch(_DECIDE, **_ACTIVATION.values(row, _DECIDE)))
 
+    async def set_lifted(self, activation: ActivationId) -> bool:
+        """End a denial. False if the activation was not denied."""
+        return bool(await self._engine.fetch(_LIFT, id=activation))
+
     async def end_waiting(self, activation: ActivationId, state: ActivationState) -> bool:
         """Set the state of a pending or approved activation to `expired` or `superseded`. False if it was neither.
 
@@ -302,6 +311,6 @@ class ActivationStore:
         return [_ACTIVATION.read(row) for row in await self._engine.fetch(_UNDECIDED, now=now, limit=limit)]
 
     async def purge_decided(self, before: datetime) -> None:
-        """Delete denied and expired activations whose `approve_by` was before `before`."""
+        """Delete denied, lifted and expired activations whose `approve_by` was before `before`."""
         while len(await self._engine.fetch(_PURGE_DECIDED, before=before)) == PURGED_AT_ONCE:
             pass

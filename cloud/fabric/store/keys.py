@@ -8,7 +8,7 @@ be held by many transactions at a time, and covers reads only.
 | `node:ID` | the node's row, its generations, its renewals, and activations from their proof on |
 | `chip:HASH` | whether a node with this chip exists; without a TPM, with this first node key |
 | `machines:TENANT` | the enrolled components of a tenant's software nodes: whether a machine is known |
-| `code:ID` | the code's row, and activations with this code until their proof, also while they wait |
+| `code:ID` | the code's row, its denied machines, and activations with it until their proof, also while they wait |
 | `tenant:ID` | the tenant's row, and the hardware that it trusts |
 | `token:ID` | the token's row |
 | `trust` | the files of the TUF repository |
@@ -23,11 +23,11 @@ be held by many transactions at a time, and covers reads only.
 | start an activation | code | |
 | answer a challenge wrongly | code | |
 | prove an activation (takes the seat, or waits) | code, chip, node; machines without a TPM | tenant |
-| decide about a waiting activation | code | tenant, node that it may be; token of the operator |
-| end a waiting activation | code | |
+| decide about a waiting activation, lift a denial | code | tenant, node that it may be; token of the operator |
+| end a waiting activation, delete an old denial | code | |
 | store an activation's certificate | node | code, tenant |
-| confirm | node; machines if a person approved a changed fingerprint | code, tenant |
-| lapse, end of a lapse, seat of a revoked node | node | |
+| confirm | node; machines if a person approved a changed fingerprint; chip if a software node gets one | code, tenant |
+| lapse, end of a lapse, seat of a revoked node | node; machines at the end of a lapse without a TPM | |
 | renewal: start, wrong answer, proof, certificate, old keys revoked | node | |
 | sign a due statement, first delivery of a revocation, closed at the issuer | node | |
 | change a standing, accept PCR values | node | token of the operator |
@@ -40,7 +40,7 @@ be held by many transactions at a time, and covers reads only.
 | order renewals | order | token of the operator |
 | wake nodes for an order | order | |
 | store reports | reports | |
-| compare a fingerprint | node | |
+| compare a fingerprint | node | tenant |
 
 Some writes need no key, because each is one statement that is right whatever other transactions do:
 

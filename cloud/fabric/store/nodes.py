@@ -56,6 +56,7 @@ _OPEN = compiled(
 _UPDATE = compiled(
     Node.update(
         params(
+            Node.ek_hash,
             Node.standing,
             Node.standing_reason,
             Node.standing_at,

@@ -7,8 +7,7 @@ import msgspec
 
 from cloud.audit import AuditEntry
 from cloud.fabric.attestation.drift import Drift
-from cloud.fabric.bodies.clones import ClonePolicy
-from cloud.fabric.licensing.holders import Cause
+from cloud.fabric.bodies.clones import CloneCause, ClonePolicy, NoCause
 from cloud.fabric.schemas import (
     ActivationState,
     LeaseIntervals,
@@ -94,7 +93,7 @@ class ActivationRow(msgspec.Struct, frozen=True):
     """One run of the activation exchange.
 
     States: challenged -> proved -> issued -> confirmed. challenged -> failed after the last wrong answer.
-    challenged -> pending -> approved -> proved if a person must approve. pending -> denied.
+    challenged -> pending -> approved -> proved if a person must approve. pending -> denied -> lifted.
     pending or approved -> expired at `approve_by`, or -> superseded by a later activation of the same chip.
     proved or issued -> lapsing -> lapsed if it is not confirmed in time, or the issuer refuses its CSR.
     proved or issued -> superseded if a later generation is confirmed, or the node is revoked or released.
@@ -180,7 +179,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     development: bool = False
     superseded_asked_at: datetime | None = None
     superseded_asked_generation: int = 0
-    clone_cause: Cause | Literal[""] = ""
+    clone_cause: CloneCause | NoCause = ""
     clone_at: datetime | None = None
     intervals: LeaseIntervals | None = None
     floor_index: int = 0

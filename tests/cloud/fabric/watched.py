@@ -119,8 +119,8 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
         case "generation":
             yield node_key(values.get("node") or values["id"].rpartition(".")[0])
             yield from (REPORTS,) if parsed(sql).columns and parsed(sql).columns <= REPORTED else ()
-        case "code":
-            yield code_key(values["id"])
+        case "code" | "denied_component":
+            yield code_key(values["id" if table == "code" else "code"])
         case "tenant":
             yield tenant_key(values["id"])
         case "ek_root" | "ek_allowed" | "enrolled_component":

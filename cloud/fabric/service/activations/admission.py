@@ -117,7 +117,7 @@ class Admissions:
         """The answer to the proof that the row has. An unfinished activation is continued.
 
         Raises ActivationClosed, also if the body with the hash `body_sha256` did not prove the activation;
-        ApprovalDenied, ApprovalExpired, CodeRefused, CodeExpired, CodeRevoked, TierNotAllowed, CsrRefused,
+        ApprovalDenied, ApprovalExpired, CodeRefused, CodeExpired, CodeRevoked, TierNotAllowed, TpmRequired, CsrRefused,
         IssuerUnavailable.
         """
         if not is_proved_by(row, body_sha256):
@@ -126,7 +126,7 @@ class Admissions:
             waiting = self.approvals.answer(row)
             await self.code_checks.admitted(row)
             return waiting
-        if row.state in ("denied", "expired"):
+        if row.state in ("denied", "lifted", "expired"):
             return self.approvals.answer(row)
         if row.state == "proved":
             row = await self._issue(row)
@@ -175,10 +175,12 @@ class Admissions:
                     fingerprint=proved.fingerprint,
                     matched=found.matched,
                 )
-                if fresh.state == "challenged" and _must_wait(admitted, fresh, found):
-                    fresh = await self.approvals.ask(fresh, admitted.code, found.node)
-                    if fresh.state == "pending":
-                        return fresh
+                if fresh.state == "challenged":
+                    await self.approvals.check_not_denied(fresh, proved.enrolled)
+                    if _must_wait(admitted, fresh, found):
+                        fresh = await self.approvals.ask(fresh, admitted.code, found.node)
+                        if fresh.state == "pending":
+                            return fresh
                 return await self._take(fresh, admitted, node, proved, is_new=found.node is None)
 
     async def _take(
@@ -193,7 +195,7 @@ class Admissions:
         number = max(node.last_generation, proved.held_generation) + 1
         node = msgspec.structs.replace(node, last_generation=number)
         await (self.nodes.insert(node) if is_new else self.nodes.update(node))
-        if is_new and proved.enrolled:
+        if proved.enrolled and not node.current_generation:  # a lapse has deleted the values of an earlier activation
             await self.enrolled.replace(node.tenant, node.id, proved.enrolled)
         await self.nodes.insert_generation(self._offered(row, proved, node.id, number))
         now = self.now()

@@ -6,6 +6,9 @@ and continues. Without a decision, or without the return of an approved machine,
 
 The number of pending activations is bounded by code and by tenant, and each chip has one with a code. So a hostile
 holder of a code fills the places of that code, and the operator revokes the code.
+
+A denial holds for the machine with this code, until an operator lifts it or it is purged (`starts`). A machine with a TPM
+is known by its chip. A machine without one makes a new key for each activation, so it is known by its fingerprint.
 """
 
 from dataclasses import dataclass
@@ -19,10 +22,12 @@ from cloud.fabric.service.audit_log import ANONYMOUS, AuditLog
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.denied import DeniedStore
 from cloud.fabric.store.keys import code_key
 from cloud.fabric.store.rows import ActivationRow, CodeRow, NodeRow
 from protocol.faults import fault_point
-from protocol.ids import TenantId
+from protocol.fingerprint import judge, policy_of
+from protocol.ids import ActivationId, TenantId
 from protocol.limits import APPROVAL_RETRY_SECONDS_MAX, APPROVAL_RETRY_SECONDS_MIN
 from protocol.messages.activation import AwaitedApproval
 
@@ -46,6 +51,7 @@ class Approvals:
     audit: AuditLog
     activations: ActivationStore
     codes: CodeStore
+    denied: DeniedStore
     per_code_max: int = PENDING_PER_CODE_MAX
     per_tenant_max: int = PENDING_PER_TENANT_MAX
 
@@ -57,17 +63,32 @@ class Approvals:
         if await self.activations.count_pending_of_tenant(tenant) >= self.per_tenant_max:
             raise TooManyChallenges("too many activations of this tenant wait for approval")
 
+    async def check_not_denied(self, row: ActivationRow, values: tuple[str, ...]) -> None:
+        """Check that no operator has denied this machine with this code. Called in a transaction with the code's key.
+
+        `row` has the reported fingerprint, and `values` are its disks and boards; empty with a TPM. Raises ApprovalDenied.
+        """
+        denied = await self.activations.denied(row.code, row.ek_hash)
+        if denied is not None:
+            raise _denied(denied)
+        found: dict[ActivationId, None] = {}
+        for value in values:
+            found.update(dict.fromkeys(await self.denied.activations_with(row.code, value)))
+        for activation in found:
+            earlier = await self.activations.find(activation)
+            if earlier is None or earlier.state != "denied":
+                continue
+            if judge(policy_of(earlier.fingerprint), row.fingerprint).result == "match":
+                raise _denied(earlier)
+
     async def ask(self, row: ActivationRow, code: CodeRow, known: NodeRow | None) -> ActivationRow:
         """Make a proved activation wait. Called in the transaction that has checked the proof and holds the code's key.
 
         `row` has the proof and the evidence. `known` is the node that the machine is recognised as. An earlier pending
         activation of the same chip with this code is superseded. If it was approved already, and shows the same machine,
-        this one is approved. Returns the changed row. Raises ApprovalDenied, SeatsExhausted, TooManyChallenges.
+        this one is approved. Returns the changed row. Raises SeatsExhausted, TooManyChallenges.
         """
         candidate = known.id if known is not None else ""
-        denied = await self.activations.denied(code.id, row.ek_hash)
-        if denied is not None:
-            raise _denied(denied)
         approved = None
         for earlier in await self.activations.waiting_of(code.id, row.ek_hash):
             await self.activations.end_waiting(earlier.id, "superseded")
@@ -122,7 +143,12 @@ class Approvals:
         now = self.now()
         if row.state == "denied":
             raise _denied(row)
-        if row.state == "expired" or row.asked_at is None or row.approve_by is None or row.approve_by <= now:
+        if (
+            row.state in ("expired", "lifted")
+            or row.asked_at is None
+            or row.approve_by is None
+            or row.approve_by <= now
+        ):
             raise ApprovalExpired
         return AwaitedApproval(row.id, row.asked_at, row.approve_by, retry_seconds(now - row.asked_at))
 

@@ -1,8 +1,11 @@
-"""Use case: recognise a machine without a TPM as a known node of its tenant.
+"""Use case: recognise a machine as a known node of its tenant by key and fingerprint. A chip is recognised by its EK.
 
 The key in force recognises the node, if the enrolled fingerprint is there as well. If only one of the two is there, the
 machine is eligible for the node, and `admission` demands a person. Only nodes of the tier `software` and of the same
 tenant are found, so a report reaches no node with a TPM.
+
+A machine that gains a TPM is recognised by a code that an operator made for its node, if the enrolled fingerprint is
+there as well. From the confirm on, the chip identifies the node.
 """
 
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from cloud.fabric.errors import EvidenceNotAccepted, evidence_error
 from cloud.fabric.service.activations.admission import Recognised
 from cloud.fabric.store.enrolled import NODES_MAX, EnrolledStore
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import ActivationRow, NodeRow
+from cloud.fabric.store.rows import ActivationRow, CodeRow, NodeRow
 from protocol.fingerprint import judge, policy_of
 from protocol.ids import NodeId
 from protocol.messages.software import SoftwareProofClaims
@@ -23,7 +26,7 @@ from protocol.messages.software import SoftwareProofClaims
 
 @dataclass(frozen=True, kw_only=True)
 class Recognition:
-    """Recognises machines without a TPM."""
+    """Recognises machines without a TPM, and those that have gained one."""
 
     nodes: NodeStore
     enrolled: EnrolledStore
@@ -74,6 +77,13 @@ class Recognition:
                     matches.append((-judged.matched_weight, node.id, node))
         best = min(matches, default=None, key=lambda each: each[:2])
         return Recognised(best[2], "fingerprint") if best is not None else Recognised(None, "")
+
+    async def by_code(self, row: ActivationRow, code: CodeRow, fingerprint: dict[str, str]) -> Recognised:
+        """The software node that the code was made for, if `fingerprint` matches the enrolled one; else no node."""
+        node = await self.nodes.find(code.readmit_node) if code.readmit_node is not None else None
+        if node is None or not _is_ours(node, row) or judge(policy_of(node.enrolled), fingerprint).result != "match":
+            return Recognised(None, "")
+        return Recognised(node, "fingerprint")
 
 
 def _is_ours(node: NodeRow, row: ActivationRow) -> bool:

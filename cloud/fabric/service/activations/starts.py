@@ -14,6 +14,7 @@ from cloud.fabric.service.nodes.limits import STORED_PERIOD, ActivationLimits
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.denied import DeniedStore
 from cloud.fabric.store.keys import code_key
 from cloud.fabric.store.rows import ActivationRow
 from cloud.fabric.store.tenants import TenantStore
@@ -28,7 +29,7 @@ FORGET_CHALLENGES_AFTER = timedelta(days=1)
 """Time after its expiry at which an unproved challenge is deleted."""
 FORGET_DECIDED_AFTER = timedelta(days=90)
 """Time after `approve_by` at which a denied or expired activation is deleted. Until then a denied machine is refused
-with the same code. The default life of a code is 30 days."""
+with the same code, unless an operator lifts the denial. The default life of a code is 30 days."""
 ADDRESS_CHARS_MAX = 64
 
 
@@ -62,6 +63,7 @@ class ActivationStarts:
     audit: AuditLog
     activations: ActivationStore
     codes: CodeStore
+    denied: DeniedStore
     tenants: TenantStore
     code_checks: CodeChecks
     limits: ActivationLimits
@@ -86,7 +88,7 @@ class ActivationStarts:
         return Admitted(code, tenant)
 
     async def begin(self, admitted: Admitted, claim: Claim, agent_version: str, host: str) -> ActivationRow:
-        """Count the challenge and store it. `host` is the caller's address. Raises TooOften, TierNotAllowed."""
+        """Count the challenge and store it. `host` is the caller's address. Raises TooOften, TierNotAllowed, TpmRequired."""
         code, tenant, now = admitted.code, admitted.tenant, self.now()
         self.code_checks.check_tier(claim.tier, code, tenant)
         if self.limits.wants_stored(code.id, now):
@@ -143,7 +145,8 @@ class ActivationStarts:
         raise wrong_answer(tries)
 
     async def forget_old(self) -> None:
-        """Delete unproved challenges FORGET_CHALLENGES_AFTER their expiry, and denied and expired activations."""
+        """Delete unproved challenges FORGET_CHALLENGES_AFTER their expiry, and denied, lifted and expired activations."""
         with fault_point("fabric.activation.purge"):
             await self.activations.purge(self.now() - FORGET_CHALLENGES_AFTER)
             await self.activations.purge_decided(self.now() - FORGET_DECIDED_AFTER)
+            await self.denied.purge()

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cloud.fabric.attestation.placeholders import without_placeholders
 from cloud.fabric.errors import NotFound
 from cloud.fabric.service.activations.admission import Admissions, Proved, Recognised
+from cloud.fabric.service.activations.recognition import Recognition
 from cloud.fabric.service.activations.starts import ActivationStarts, Claim
 from cloud.fabric.service.input_checks import check_fingerprint, check_held_generation, check_text
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges, is_proved_by
@@ -36,6 +38,7 @@ class Activations:
     chip_challenges: ChipChallenges
     pcr_quotes: PcrQuotes
     starts: ActivationStarts
+    recognition: Recognition
     admissions: Admissions
 
     async def start(self, body: StartActivation, host: str = "") -> Challenge:
@@ -87,23 +90,34 @@ class Activations:
         return await self.admissions.admit(row, await self._proved(row, body, body_sha256))
 
     async def _proved(self, row: ActivationRow, body: ProveActivation, body_sha256: str) -> Proved:
-        """Check the key evidence, the CSR and the PCR quote. Raises EvidenceNotAccepted, CsrRefused, QuoteRefused."""
+        """Check the key evidence, the CSR and the PCR quote.
+
+        Raises EvidenceNotAccepted, CsrRefused, QuoteRefused, and as `CodeChecks.admitted`.
+        """
         key = self.chip_challenges.verified_key(row, row.ak_public, body.secret, body.key, body.csr)
-        pcrs = await self.pcr_quotes.at_activation(row, body)
+        admitted = await self.admissions.code_checks.admitted(row)
+        pcrs = self.pcr_quotes.at_activation(row, admitted, body)
+        fingerprint = without_placeholders(body.fingerprint, admitted.tenant.fingerprint_salt)
 
         async def recognise() -> Recognised:
             node = await self.nodes.find_by_ek(row.ek_hash)
-            return Recognised(node, "chip" if node is not None else "")
+            if node is None:
+                return await self.recognition.by_code(row, admitted.code, fingerprint)
+            return Recognised(node, "chip")
 
         async def again(before: Recognised) -> Recognised | None:
-            found = await recognise()
+            node = await self.nodes.find_by_ek(row.ek_hash)
+            if before.node is not None and before.matched != "chip" and node is None:
+                found = await self.recognition.by_code(row, admitted.code, fingerprint)
+            else:
+                found = Recognised(node, "chip" if node is not None else "")
             same = (found.node and found.node.id) == (before.node and before.node.id)
             return found if same else None
 
         return Proved(
             spki=key.spki,
             csr=body.csr,
-            fingerprint=body.fingerprint,
+            fingerprint=fingerprint,
             held_generation=body.held_generation or 0,
             body_sha256=body_sha256,
             key=chip_key(row.ek_hash),
@@ -113,5 +127,5 @@ class Activations:
         )
 
     async def forget_old(self) -> None:
-        """Delete old challenges, and old denied and expired activations, of every tier."""
+        """Delete old challenges, and old denied, lifted and expired activations, of every tier."""
         await self.starts.forget_old()

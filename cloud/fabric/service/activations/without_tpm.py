@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cloud.fabric.attestation.placeholders import without_placeholders
 from cloud.fabric.attestation.software_evidence import anchor_values, check_claims, read_node_key, read_proof
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.entropy import Entropy
@@ -54,7 +55,8 @@ class SoftwareActivations:
     async def start(self, body: StartSoftwareActivation, host: str = "") -> SoftwareChallenge:
         """Check the code and the key, and make a nonce. `host` is the caller's address.
 
-        Raises Invalid, CodeRefused, CodeExpired, CodeRevoked, TooOften, EvidenceNotAccepted, TierNotAllowed.
+        Raises Invalid, CodeRefused, CodeExpired, CodeRevoked, TooOften, EvidenceNotAccepted, TierNotAllowed,
+        TpmRequired.
         """
         check_text("agent_version", body.agent_version)
         admitted = await self.starts.open_code(body.code)
@@ -131,7 +133,7 @@ class SoftwareActivations:
         return Proved(
             spki=row.ak_public,
             csr=body.csr,
-            fingerprint=claims.fingerprint,
+            fingerprint=without_placeholders(claims.fingerprint, salt),
             held_generation=claims.held.generation if claims.held is not None else 0,
             body_sha256="",
             key=machines_key(row.tenant),

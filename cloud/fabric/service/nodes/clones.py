@@ -14,10 +14,12 @@ from datetime import datetime
 
 import msgspec
 
+from cloud.fabric.bodies.clones import CloneCause
 from cloud.fabric.errors import HolderRefused, IssuerUnavailable, ProofRefused
 from cloud.fabric.licensing import holders as judging
-from cloud.fabric.licensing.holders import Arrival, Cause, Holder, HolderEvidence, Holders, Judgement
+from cloud.fabric.licensing.holders import Arrival, Holder, Holders, SessionJudgement
 from cloud.fabric.licensing.renewal_tokens import CHAIN_BYTES, TokenInvalid, make_token, read_token
+from cloud.fabric.licensing.session_evidence import SessionEvidence
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
@@ -73,7 +75,7 @@ class Kept(msgspec.Struct, frozen=True):
 class Recorded(msgspec.Struct, frozen=True):
     """A session that was judged and stored, with the rows as they are then."""
 
-    judgement: Judgement
+    judgement: SessionJudgement
     node: NodeRow
     generation: GenerationRow
 
@@ -110,7 +112,7 @@ class Clones:
                 token = read_token(self.token_key, claims.node, claims.generation, claims.renewal)
             except TokenInvalid:
                 token = None
-        evidence = HolderEvidence(
+        evidence = SessionEvidence(
             at=self.now(),
             asked_at=asked_at,
             clock=_checked(claims.clock) if isinstance(claims.clock, ClockInfo) else None,
@@ -121,11 +123,11 @@ class Clones:
         )
         return Arrival(sha256_hex(proof.encode())[: 2 * CHAIN_BYTES], evidence, token)
 
-    def judge(self, generation: GenerationRow, arrival: Arrival, kept: Kept | None) -> Judgement:
+    def judge(self, generation: GenerationRow, arrival: Arrival, kept: Kept | None) -> SessionJudgement:
         """Judge a session by the row, or by `kept` if an earlier session's holders are not stored yet."""
         return judging.judge(read_holders(kept.holders if kept is not None else generation.holders), arrival)
 
-    def token(self, generation: GenerationRow, judgement: Judgement, proof: str) -> str:
+    def token(self, generation: GenerationRow, judgement: SessionJudgement, proof: str) -> str:
         """The renewal token for the answer; empty if the node keeps the token that it has."""
         if not judgement.gets_token:
             return ""
@@ -155,12 +157,12 @@ class Clones:
             self.wake_room.wake(node.id)
         return recorded
 
-    async def suspect(self, node: NodeRow, generation: int, cause: Cause, other: HolderEvidence) -> None:
+    async def suspect(self, node: NodeRow, generation: int, cause: CloneCause, other: SessionEvidence) -> None:
         """Raise the flag for a reason outside of the tokens. `other` is the evidence of the machine beside the current.
 
         A flag that is there already keeps its cause. Nothing happens before the first session of the generation.
         """
-        holder = Holder(sha256_hex(json_encode(other))[: 2 * CHAIN_BYTES], "older", other.at, other)
+        holder = Holder(judging.holder_id(other), "older", other.at, other)
         async with self.transaction(node_key(node.id), reads=(tenant_key(node.tenant),)):
             for _ in range(TRIES):
                 fresh, row = await load(self.nodes, node.tenant, node.id, generation)
@@ -180,24 +182,22 @@ class Clones:
         self.wake_room.wake(node.id)
 
     async def compare_superseded(self, node: NodeRow, superseded: GenerationRow, arrival: Arrival) -> None:
-        """Suspect a clone if a superseded generation asks from another TPM than that of the present generation.
+        """Note that a superseded generation asks from a TPM behind that of the present generation.
 
-        Both generations are of one chip. Its clock must not be behind the last session of the present generation. An old
-        disk in the same machine passes this comparison. After an operator has settled, the superseded copy is known, and
-        its further asks raise no flag again.
+        Both generations are of one chip. An old disk in the same machine is not behind. A TPM whose counts an update of
+        its firmware has reset is behind, so the note raises no flag: the next session of the present generation does, if
+        its TPM goes on from where it was. After an operator has settled, the superseded copy is known and not noted.
         """
         if superseded.number >= node.current_generation or node.clone_cause:
             return
-        present = await self.nodes.find_generation(node.id, node.current_generation)
-        known = read_holders(present.holders) if present is not None else None
-        if known is None or any(each.state == "shut" for each in known.all):
-            return
-        if arrival.evidence.asked_at < known.current.last.asked_at:
-            return  # the proof is older than the session that it is compared with
-        # The two generations have different keys and one chip.
-        before = msgspec.structs.replace(known.current.last, key=arrival.evidence.key)
-        if judging.went_back(before, arrival.evidence):
-            await self.suspect(node, node.current_generation, "chip", arrival.evidence)
+        for _ in range(TRIES):
+            present = await self.nodes.find_generation(node.id, node.current_generation)
+            known = read_holders(present.holders) if present is not None else None
+            if present is None or known is None:
+                return
+            noted = judging.note_behind(known, arrival.evidence)
+            if noted is known or await self.nodes.set_holders(present, text_of(noted), present.sessions_from):
+                return
 
     def refusal(self, recorded: Recorded, answer_nonce: str) -> HolderRefused:
         """The refusal of a holder that gets no session, with its signed statement."""
@@ -234,8 +234,8 @@ class Clones:
         return Recorded(judgement, signed, row)
 
     def _with_statement(
-        self, node: NodeRow, row: GenerationRow, judgement: Judgement, presented: str, now: datetime
-    ) -> tuple[NodeRow, Judgement]:
+        self, node: NodeRow, row: GenerationRow, judgement: SessionJudgement, presented: str, now: datetime
+    ) -> tuple[NodeRow, SessionJudgement]:
         """The judgement with the statement of a refused holder. It is signed once, and again if the holder has a later.
 
         A suspended node has one statement for all holders. Returns the changed node.

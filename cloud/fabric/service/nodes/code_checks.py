@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import msgspec
 
 from cloud.fabric.attestation import tiers
-from cloud.fabric.errors import CodeExpired, CodeRefused, CodeRevoked, TierNotAllowed
+from cloud.fabric.attestation.pcr_quotes import pcr_policy
+from cloud.fabric.errors import CodeExpired, CodeRefused, CodeRevoked, TierNotAllowed, TpmRequired
 from cloud.fabric.schemas import LeaseTerms, Matched
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.codes import CodeStore
@@ -17,7 +18,7 @@ from cloud.fabric.store.rows import ActivationRow, CodeRow, TenantRow
 from cloud.fabric.store.tenants import TenantStore
 from protocol.signed.statements import Tier
 
-REFUSALS = (CodeExpired, CodeRefused, CodeRevoked, TierNotAllowed)
+REFUSALS = (CodeExpired, CodeRefused, CodeRevoked, TierNotAllowed, TpmRequired)
 """The errors of `CodeChecks.admitted`. After one of them the activation cannot succeed any more."""
 
 RECOGNISED_IN_PART: tuple[Matched, ...] = ("fingerprint", "changed")
@@ -57,7 +58,7 @@ class CodeChecks:
     async def admitted(self, row: ActivationRow) -> Admitted:
         """The code and the tenant of an activation, if the code is usable and both admit the activation's tier.
 
-        Raises CodeRefused, CodeRevoked, CodeExpired, TierNotAllowed.
+        Raises CodeRefused, CodeRevoked, CodeExpired, TierNotAllowed, TpmRequired.
         """
         code, tenant = await self.codes.find(row.code), await self.tenants.find(row.tenant)
         if code is None or tenant is None:
@@ -67,8 +68,13 @@ class CodeChecks:
         return Admitted(code, tenant)
 
     def check_tier(self, tier: Tier, code: CodeRow, tenant: TenantRow) -> None:
-        """Check that code and tenant admit a tier. Raises TierNotAllowed."""
+        """Check that code and tenant admit a tier. Raises TierNotAllowed.
+
+        Raises TpmRequired for a machine without a TPM whose profile requires a PCR quote: it would get no session.
+        """
         try:
             tiers.check_tier(tier, tenant.tiers, code.tier_min)
         except tiers.TierRefused as error:
             raise TierNotAllowed(str(error)) from error
+        if tier == "software" and pcr_policy(tenant.pcr_policies, code.profile) == "require":
+            raise TpmRequired(f"the tenant requires PCR quotes for the profile {code.profile}")

@@ -22,7 +22,7 @@ from cloud.fabric.service.nodes.statement_stream import StatementStream, is_clos
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.enrolled import EnrolledStore
-from cloud.fabric.store.keys import code_key, machines_key, node_key, tenant_key
+from cloud.fabric.store.keys import chip_key, code_key, machines_key, node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.wake import WakeRoom
@@ -79,7 +79,7 @@ class Confirmations:
         """The transaction of the confirm. Code and tenant are checked in it: they may have changed since the proof."""
         reads = code_key(activation.code), tenant_key(activation.tenant)
         enrols = activation.matched in RECOGNISED_IN_PART
-        machines = (machines_key(activation.tenant),) if enrols else ()
+        machines = (machines_key(activation.tenant), chip_key(activation.ek_hash)) if enrols else ()
         with fault_point("fabric.confirm.commit"):
             async with self.transaction(node_key(peer.node), *machines, reads=reads):
                 node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
@@ -91,13 +91,15 @@ class Confirmations:
                 admitted = await self.code_checks.admitted(activation)
                 presented = self.statement_stream.presented_seq(ask.presented, node, generation)
                 node = await self.statement_stream.end_open_generations(node, generation.number - 1, now, "superseded")
+                if enrols and activation.tier != "software":
+                    await self._require_free_chip(node, activation)
                 node = _taken_over(node, activation, admitted, generation, now)
                 generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
                 node, generation = await self.statement_stream.write_current(node, generation, now, presented)
                 await self.nodes.update(node, wakes=True)
                 if enrols:
                     values = anchor_values(node.enrolled, admitted.tenant.fingerprint_salt)
-                    await self.enrolled.replace(node.tenant, node.id, values)
+                    await self.enrolled.replace(node.tenant, node.id, values if node.tier == "software" else ())
                 await self.audit.write(
                     str(peer.spiffe),
                     "activation.confirmed",
@@ -111,6 +113,12 @@ class Confirmations:
                 )
         return generation
 
+    async def _require_free_chip(self, node: NodeRow, activation: ActivationRow) -> None:
+        """Check that the chip which a software node has gained is no other node's. Raises Conflict."""
+        other = await self.nodes.find_by_ek(activation.ek_hash)
+        if other is not None and other.id != node.id:
+            raise Conflict(f"the TPM of this machine is that of the node {other.id} meanwhile")
+
 
 def _ended() -> Conflict:
     return Conflict("the activation of this generation has ended, or was not confirmed in time")
@@ -121,7 +129,8 @@ def _taken_over(
 ) -> NodeRow:
     """The node after the confirm: tier from the activation, licence from its code. A suspended node stays suspended.
 
-    If a person has approved that a machine without a TPM is this node, its present fingerprint is the enrolled one.
+    If a person has approved that a machine without a TPM is this node, its present fingerprint is the enrolled one. A
+    software node whose machine has gained a TPM is known by the chip from now on.
     """
     code = admitted.code
     standing = after_confirm(node.standing)
@@ -133,6 +142,7 @@ def _taken_over(
         standing_at=now if changed else node.standing_at,
         current_generation=generation.number,
         tier=activation.tier,
+        ek_hash=node.ek_hash if activation.tier == "software" else activation.ek_hash,
         profile=code.profile,
         entitlements=code.entitlements,
         lease=admitted.terms(activation.tier),

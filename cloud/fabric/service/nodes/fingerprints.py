@@ -11,14 +11,16 @@ from datetime import datetime
 import msgspec
 
 from cloud.fabric.attestation.drift import DIGEST_CHARS, Machine, Observed, digest_of, observe
+from cloud.fabric.attestation.placeholders import without_placeholders
 from cloud.fabric.errors import FingerprintRefused
-from cloud.fabric.licensing.holders import HolderEvidence
+from cloud.fabric.licensing.session_evidence import SessionEvidence
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.clones import Clones
 from cloud.fabric.service.ports import Transaction
-from cloud.fabric.store.keys import node_key
+from cloud.fabric.store.keys import node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow, enrolled_of
+from cloud.fabric.store.tenants import TenantStore
 from protocol.encoding import sha256_hex
 from protocol.fingerprint import judge, policy_of
 from protocol.ids import NodeSpiffeId
@@ -39,12 +41,20 @@ class Fingerprints:
     """Judges and stores reported fingerprints."""
 
     def __init__(
-        self, *, trust_domain: str, transaction: Transaction, audit: AuditLog, nodes: NodeStore, clones: Clones
+        self,
+        *,
+        trust_domain: str,
+        transaction: Transaction,
+        audit: AuditLog,
+        nodes: NodeStore,
+        tenants: TenantStore,
+        clones: Clones,
     ) -> None:
         self._trust_domain = trust_domain
         self._transaction = transaction
         self._audit = audit
         self._nodes = nodes
+        self._tenants = tenants
         self._clones = clones
         self._kept: dict[str, list[_Report]] = {}
 
@@ -96,14 +106,17 @@ class Fingerprints:
 
     async def _compared(self, report: _Report) -> Observed | None:
         node = report.node
-        async with self._transaction(node_key(node.id)):
+        async with self._transaction(node_key(node.id), reads=(tenant_key(node.tenant),)):
             generation = await self._nodes.find_generation(node.id, report.number)
-            if generation is None:
+            tenant = await self._tenants.find(node.tenant)
+            if generation is None or tenant is None:
                 return None
             machines = await self._nodes.machines(node.id, report.number)
             enrolled = enrolled_of(node, generation)
-            observed = observe(enrolled, generation.drift, machines, report.fingerprint, report.at)
-            await self._nodes.set_drift(node.id, report.number, observed.drift, observed.machines)
+            reported = without_placeholders(report.fingerprint, tenant.fingerprint_salt)
+            observed = observe(enrolled, generation.drift, machines, reported, report.at)
+            seen = msgspec.structs.replace(observed.drift, seen=digest_of(report.fingerprint))
+            await self._nodes.set_drift(node.id, report.number, seen, observed.machines)
             if observed.audited:
                 drift = observed.drift
                 await self._audit.write(
@@ -119,9 +132,9 @@ class Fingerprints:
         return observed
 
 
-def _evidence_of(machine: Machine, key: str) -> HolderEvidence:
+def _evidence_of(machine: Machine, key: str) -> SessionEvidence:
     """The evidence of a machine that another one has replaced. Its first time names it, also when it comes back again."""
-    return HolderEvidence(
+    return SessionEvidence(
         at=machine.first_at,
         asked_at=machine.first_at,
         clock=None,

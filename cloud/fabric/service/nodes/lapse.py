@@ -17,7 +17,8 @@ from cloud.fabric.service.nodes.statement_stream import StatementStream, is_clos
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
-from cloud.fabric.store.keys import node_key
+from cloud.fabric.store.enrolled import EnrolledStore
+from cloud.fabric.store.keys import machines_key, node_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow, NodeRow
 from cloud.fabric.wake import WakeRoom
@@ -37,6 +38,7 @@ class Lapses:
     activations: ActivationStore
     codes: CodeStore
     nodes: NodeStore
+    enrolled: EnrolledStore
     issuer: Issuer
     statement_stream: StatementStream
     wake_room: WakeRoom
@@ -92,20 +94,24 @@ class Lapses:
     async def finish(self, row: ActivationRow) -> bool:
         """Have the issuer close the generation, then end the lapse, and free the seat if the node no longer needs it.
 
-        Returns False if the lapse was finished before. Raises IssuerUnavailable, IssuerRefused.
+        The enrolled fingerprint of a node that was never confirmed is deleted, so a machine without a TPM finds the node
+        by its key only. Returns False if the lapse was finished before. Raises IssuerUnavailable, IssuerRefused.
         """
         node = await self.nodes.find(row.node)
         if node is None:
             return False
         if node.closed_at_issuer < row.generation:
             await self.issuer.close_generation(row.tenant, row.node, row.generation)
+        machines = (machines_key(row.tenant),) if row.tier == "software" else ()
         with fault_point("fabric.activation.lapsed"):
-            async with self.transaction(node_key(row.node)):
+            async with self.transaction(node_key(row.node), *machines):
                 node = await self.nodes.find(row.node)
                 if node is None or not await self.activations.set_lapsed(row.id):
                     return False
                 idle = not _has_live_generation(node) and await self.activations.count_live(node.id) == 0
                 freed = idle and node.standing != "revoked" and await self._free(node)
+                if machines and idle and not node.current_generation:
+                    await self.enrolled.replace(node.tenant, node.id, ())
                 await self.audit.write(
                     SYSTEM,
                     "activation.lapsed",

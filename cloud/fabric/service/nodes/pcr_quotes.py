@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from cloud.fabric.attestation.pcr_quotes import PcrReport, policy_of, refusal_of, report_of
+from cloud.fabric.attestation.pcr_quotes import PcrReport, pcr_policy, refusal_of, report_of
 from cloud.fabric.errors import QuoteRefused
+from cloud.fabric.service.nodes.code_checks import Admitted
 from cloud.fabric.service.nodes.seen import SeenSessions
-from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.store.tenants import TenantStore
 from protocol.evidence import qualifying_data
@@ -21,16 +21,14 @@ class PcrQuotes:
     """Judges quotes at activations and sessions."""
 
     tenants: TenantStore
-    codes: CodeStore
     seen: SeenSessions
 
-    async def at_activation(self, row: ActivationRow, body: ProveActivation) -> PcrReport:
+    def at_activation(self, row: ActivationRow, admitted: Admitted, body: ProveActivation) -> PcrReport:
         """The report of an activation, empty under the policy `ignore`. The profile is that of the code.
 
         The answer to the challenge and the key evidence must have been checked. Raises QuoteRefused.
         """
-        tenant, code = await self.tenants.find(row.tenant), await self.codes.find(row.code)
-        policy = policy_of(tenant.pcr_policies if tenant else {}, code.profile if code else "")
+        policy = pcr_policy(admitted.tenant.pcr_policies, admitted.code.profile)
         if policy == "ignore":
             return PcrReport()
         challenge = qualifying_data(body.secret, row.id, body.csr)
@@ -46,7 +44,7 @@ class PcrQuotes:
         A generation that was activated without a quote gets its accepted values from its first valid quote.
         """
         tenant = await self.tenants.find(node.tenant)
-        policy = policy_of(tenant.pcr_policies if tenant else {}, node.profile)
+        policy = pcr_policy(tenant.pcr_policies if tenant else {}, node.profile)
         if policy == "ignore":
             return
         if node.tier == "software":

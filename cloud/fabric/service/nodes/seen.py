@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from cloud.fabric.attestation.pcr_quotes import PcrReport, changed
-from cloud.fabric.licensing.holders import Judgement
+from cloud.fabric.licensing.holders import SessionJudgement
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.clones import ORDINARY, Clones, Kept, Presented, text_of
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery, is_superseded
@@ -85,7 +85,7 @@ class SeenSessions:
         """The number of generations whose session is not stored yet."""
         return len(self._seen)
 
-    def note(self, presented: Presented, seen: Seen, judgement: Judgement, kept: Kept | None) -> None:
+    def note(self, presented: Presented, seen: Seen, judgement: SessionJudgement, kept: Kept | None) -> None:
         """Keep the values of a session for the next `store`.
 
         `kept` are the holders that the judgement began with, if they were not those of the row.

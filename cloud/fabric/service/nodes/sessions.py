@@ -24,7 +24,7 @@ from cloud.fabric.errors import (
     Refused,
 )
 from cloud.fabric.issuer import Issuer
-from cloud.fabric.licensing.holders import Arrival, Judgement
+from cloud.fabric.licensing.holders import Arrival, SessionJudgement
 from cloud.fabric.service.input_checks import check_fingerprint, check_floor, check_nonce_form, check_text
 from cloud.fabric.service.nodes.clones import ORDINARY, Clones, Kept, Presented
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
@@ -86,9 +86,9 @@ class Sessions:
         has the key that is stored for them; 8 that key signed the proof, see `protocol.messages.sessions.open_proof`;
         9 the proof names this node and generation; 10 it names this method and this Fabric's URL; 11 it names this
         CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed; 14 the limits
-        of sessions are not reached; 15 a machine without a TPM is the enrolled one by its fingerprint, and the quote of
-        the PCRs is one that the tenant's policy admits; 16 the caller is not a copy of the machine that another copy
-        goes before (`Clones`).
+        of sessions are not reached; 15 a machine with a TPM reports its clock, a machine without one is the enrolled one
+        by its fingerprint, and the quote of the PCRs is one that the tenant's policy admits; 16 the caller is not a copy
+        of the machine that another copy goes before (`Clones`).
         Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, GenerationClosed, TooOften, QuoteRefused,
         FingerprintRefused, HolderRefused, CsrRefused, IssuerUnavailable.
         """
@@ -98,7 +98,6 @@ class Sessions:
         node, generation = await self._known(device)
         try:
             claims, asked_at = self._check_proof(body, device, now)
-            _check_clock(claims, node)
             arrival = self.clones.arrival(generation, claims, proof=body.proof, asked_at=asked_at, address=address)
         except Refused as error:
             await self.refusals.note(device, error)
@@ -132,7 +131,7 @@ class Sessions:
 
     async def _judged(
         self, presented: Presented, answer_nonce: str
-    ) -> tuple[NodeRow, GenerationRow, Judgement, Kept | None]:
+    ) -> tuple[NodeRow, GenerationRow, SessionJudgement, Kept | None]:
         """Step 16: judge who opens the session. Returns the rows, the judgement, and the holders that it began with.
 
         Raises HolderRefused, IssuerUnavailable.
@@ -194,11 +193,15 @@ class Sessions:
     async def _judge_evidence(
         self, node: NodeRow, generation: GenerationRow, device: Device, claims: ProofClaims
     ) -> None:
-        """Step 15. Raises QuoteRefused, FingerprintRefused."""
+        """Step 15. Raises QuoteRefused, FingerprintRefused, ProofRefused.
+
+        The tier may be higher than that of an earlier generation, so a closed generation is refused before.
+        """
         try:
+            _check_clock(claims, node)
             self.fingerprints.check(node, generation, claims.fingerprint)
             await self.pcr_quotes.at_session(node, generation, claims, self.now())
-        except (FingerprintRefused, QuoteRefused) as error:
+        except (FingerprintRefused, ProofRefused, QuoteRefused) as error:
             await self.refusals.note(device, error)
             raise
 

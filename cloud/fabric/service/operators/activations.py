@@ -1,7 +1,8 @@
-"""Use case: operators list activations, and approve or deny those that wait for a person.
+"""Use case: operators list activations, approve or deny those that wait for a person, and lift denials.
 
-The first decision about an activation counts. Repeating it changes nothing, and the opposite one is refused. An approval
-takes the seat in the same transaction, so an approved machine finds its seat when it returns.
+The first decision about an activation counts. A repeat changes nothing. The opposite decision is refused, and so is a
+repeat with another reason, because the audit has the first one. An approval takes the seat in the same transaction, so
+an approved machine finds its seat when it returns.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Literal, get_args
 import msgspec
 
 from cloud.fabric import schemas
+from cloud.fabric.attestation.software_evidence import anchor_values
 from cloud.fabric.errors import Conflict, Invalid, NotFound, Refused, SeatsExhausted
 from cloud.fabric.service import views
 from cloud.fabric.service.acting import Acting
@@ -20,9 +22,11 @@ from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.denied import DeniedStore
 from cloud.fabric.store.keys import code_key, node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow
+from cloud.fabric.store.tenants import TenantStore
 from cloud.http.guard import Operator
 from protocol.ids import ActivationId, NodeId
 
@@ -39,7 +43,9 @@ class ActivationDecisions:
     audit: AuditLog
     activations: ActivationStore
     codes: CodeStore
+    denied: DeniedStore
     nodes: NodeStore
+    tenants: TenantStore
     code_checks: CodeChecks
 
     async def page(
@@ -61,8 +67,8 @@ class ActivationDecisions:
     ) -> schemas.Activation:
         """Approve or deny a pending activation. A repeat of the decision changes nothing.
 
-        Raises NotFound, Invalid; Conflict if the activation does not wait any more, if no seat of its code is free, or if
-        code or tenant do not admit the machine any more.
+        Raises NotFound, Invalid; Conflict if the activation does not wait any more, if it was decided for another reason,
+        if no seat of its code is free, or if code or tenant do not admit the machine any more.
         """
         check_text("reason", reason)
         row = await self._find(activation)
@@ -70,6 +76,8 @@ class ActivationDecisions:
         async with self.acting.transaction(operator, code_key(row.code), reads=(tenant_key(row.tenant), *candidate)):
             row = await self._find(activation)
             if _is_done(row, decision):
+                if reason and reason != row.decision_reason:
+                    raise Conflict(f"the activation is {decision} already{_by(row)}; the first reason stays")
                 return views.activation(row)
             if row.state != "pending":
                 raise Conflict(f"the activation is {row.state}{_by(row)}; it does not wait for a decision")
@@ -83,6 +91,8 @@ class ActivationDecisions:
             if decision == "approved":
                 decided = await self._admitted(decided)
             await self.activations.set_decided(decided)
+            if decision == "denied" and row.tier == "software":
+                await self._remember(row)
             await self.audit.write(
                 operator_actor(operator),
                 f"activation.{decision}",
@@ -95,6 +105,30 @@ class ActivationDecisions:
                 matched=row.matched,
             )
         return views.activation(decided)
+
+    async def lift(self, operator: Operator, activation: ActivationId, reason: str) -> schemas.Activation:
+        """End a denial: the machine may ask again with the same code. A repeat changes nothing.
+
+        Raises NotFound, Invalid; Conflict if the activation is not denied.
+        """
+        check_text("reason", reason)
+        row = await self._find(activation)
+        async with self.acting.transaction(operator, code_key(row.code)):
+            row = await self._find(activation)
+            if row.state == "lifted":
+                return views.activation(row)
+            if not await self.activations.set_lifted(row.id):
+                raise Conflict(f"the activation is {row.state}, not denied")
+            await self.audit.write(
+                operator_actor(operator), "activation.lifted", row.id, row.tenant, reason=reason, code=row.code
+            )
+        return views.activation(msgspec.structs.replace(row, state="lifted"))
+
+    async def _remember(self, row: ActivationRow) -> None:
+        """Store by which disks and boards the denied machine is known when it asks again with a new key."""
+        tenant = await self.tenants.find(row.tenant)
+        if tenant is not None:
+            await self.denied.add(row.code, row.id, anchor_values(row.fingerprint, tenant.fingerprint_salt))
 
     async def _admitted(self, row: ActivationRow) -> ActivationRow:
         """The approved row, with a seat if the machine holds none. Raises Conflict."""

@@ -117,7 +117,7 @@ class Codes:
         node = await self.nodes.find(readmit_node)
         if node is None or node.tenant != tenant:
             raise Invalid("readmit_node: this tenant has no such node")
-        if node.standing != "revoked":
+        if node.standing != "revoked" and node.tier != "software":
             raise Conflict(
                 f"readmit_node: {node.id} is {node.standing}, not revoked; any open code of its tenant activates its "
                 "machine again"

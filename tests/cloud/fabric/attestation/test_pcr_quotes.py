@@ -13,7 +13,7 @@ from cloud.fabric.attestation.pcr_quotes import (
     PcrReport,
     changed,
     check_quote,
-    policy_of,
+    pcr_policy,
     refusal_of,
     report_of,
 )
@@ -96,9 +96,9 @@ def test_a_quote_that_was_not_made_is_reported() -> None:
 
 
 def test_the_policy_of_a_profile() -> None:
-    assert policy_of({}, "press") == DEFAULT_POLICY == "report"
-    assert policy_of({"": "ignore", "press": "require"}, "press") == "require"
-    assert policy_of({"": "ignore", "press": "require"}, "oven") == "ignore"
+    assert pcr_policy({}, "press") == DEFAULT_POLICY == "report"
+    assert pcr_policy({"": "ignore", "press": "require"}, "press") == "require"
+    assert pcr_policy({"": "ignore", "press": "require"}, "oven") == "ignore"
 
 
 @pytest.mark.parametrize(

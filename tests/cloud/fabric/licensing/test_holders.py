@@ -11,20 +11,19 @@ from hypothesis import strategies as st
 
 from cloud.fabric.licensing import holders as judging
 from cloud.fabric.licensing.holders import (
-    CLOCK_SAVED_MS,
     HOLDERS_MAX,
     SPENT_MAX,
     Arrival,
     Holder,
-    HolderEvidence,
     Holders,
-    Judgement,
+    SessionJudgement,
     judge,
+    note_behind,
     settle,
     suspect,
-    went_back,
 )
 from cloud.fabric.licensing.renewal_tokens import NO_TOKEN, RenewalToken, make_token, read_token
+from cloud.fabric.licensing.session_evidence import CLOCK_SAVED_MS, SessionEvidence, went_back
 from protocol.encoding import sha256_hex
 from protocol.evidence import ClockInfo
 from protocol.ids import NodeId
@@ -35,9 +34,9 @@ NODE = NodeId("node_01jd8xk3v5e2r9qz7w4m6n8p0a")
 HOUR_MS = 3_600_000
 
 
-def evidence(clock: int = 0, reset: int = 1, restart: int = 0, *, at: float = 0, key: str = "k") -> HolderEvidence:
+def evidence(clock: int = 0, reset: int = 1, restart: int = 0, *, at: float = 0, key: str = "k") -> SessionEvidence:
     when = START + timedelta(seconds=at)
-    return HolderEvidence(when, when, ClockInfo(clock, reset, restart, safe=True), key, "f", "192.0.2.1", "1")
+    return SessionEvidence(when, when, ClockInfo(clock, reset, restart, safe=True), key, "f", "192.0.2.1", "1")
 
 
 class Box:
@@ -74,7 +73,7 @@ class Cloud:
         shown = evidence(box.clock, box.reset, box.restart, at=self.seconds)
         return proof, Arrival(sha256_hex(proof.encode())[:8], shown, token)
 
-    def take(self, proof: str, arrival: Arrival) -> tuple[Judgement, RenewalToken | None]:
+    def take(self, proof: str, arrival: Arrival) -> tuple[SessionJudgement, RenewalToken | None]:
         judgement = judge(self.holders, arrival)
         self.holders = judgement.holders
         if not judgement.gets_token:
@@ -91,7 +90,7 @@ class Cloud:
         )
         return judgement, made
 
-    def session(self, box: Box, *, lost: bool = False, after: float = 3600) -> Judgement:
+    def session(self, box: Box, *, lost: bool = False, after: float = 3600) -> SessionJudgement:
         """One session, `after` seconds after the last. With `lost` its answer does not arrive."""
         self.seconds += after
         box.clock += int(after * 1000)
@@ -146,7 +145,7 @@ ONCE = 2**32
         "resumed", "fewer resets", "fewer restarts", "reset ends the restarts", "cleared, same key", "cleared, new key",
     ],
 )  # fmt: skip
-def test_the_clock_of_a_tpm(before: HolderEvidence, now: HolderEvidence, back: bool) -> None:
+def test_the_clock_of_a_tpm(before: SessionEvidence, now: SessionEvidence, back: bool) -> None:
     assert went_back(before, now) is back
 
 
@@ -315,6 +314,50 @@ def test_a_copy_that_hides_its_token_is_caught_by_the_clock(cloud: Cloud, box: B
     assert cloud.outcomes(box, twin, box) == ["normal", "older", "normal"]
 
 
+def test_an_update_of_the_firmware_after_a_lost_answer_is_no_clone(cloud: Cloud, box: Box) -> None:
+    """The counts fall between two sessions of one machine that asked twice with one token."""
+    cloud.session(box, lost=True)
+    cloud.session(box)
+    assert cloud.known.current.answers == 2
+    box.clock, box.reset = 0, 0
+    assert cloud.outcomes(box, box) == ["restored", "normal"]
+    assert cloud.known.cause == ""
+
+
+SUPERSEDED = [
+    ("another TPM", -1, "asks later", "goes on", "chip"),
+    ("another TPM", -1, "overtaken", "goes on", ""),
+    ("the same TPM", 1, "asks later", "goes on", ""),
+    ("a TPM with other firmware", -3, "asks later", "fell too", ""),
+]
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+@pytest.mark.parametrize(("_name", "boots", "order", "then", "cause"), SUPERSEDED)
+def test_a_superseded_generation_of_the_same_chip(
+    cloud: Cloud, box: Box, _name: str, boots: int, order: str, then: str, cause: str, has_token: bool
+) -> None:
+    """Two TPMs are shown by three requests: one, another behind it, and a third that goes on from the first."""
+    at = cloud.seconds + (3600 if order == "asks later" else 2)
+    asked = evidence(box.clock, box.reset + boots, at=at, key="superseded")
+    noted = note_behind(cloud.known, asked)
+    assert note_behind(noted, msgspec.structs.replace(asked, at=START + timedelta(9))) is noted, "the first one counts"
+    cloud.holders, cloud.seconds = noted, at
+    if then == "fell too":
+        box.clock, box.reset = 0, 0
+    box.token = box.token if has_token else ""
+    judgement = cloud.session(box)
+    assert (judgement.holders.cause, judgement.gets_token, judgement.holders.behind) == (cause, True, None)
+    assert [each.last for each in judgement.holders.all[1:] if each.state == "older"] == ([asked] if cause else [])
+
+
+def test_a_session_within_the_tolerance_decides_nothing_about_a_superseded_generation(cloud: Cloud, box: Box) -> None:
+    cloud.holders = note_behind(cloud.known, evidence(box.clock, 1, at=cloud.seconds + 3600))
+    cloud.seconds += 3600
+    assert cloud.session(box, after=30).holders.behind is not None
+    assert cloud.session(box, after=31).holders.cause == "chip"
+
+
 def test_an_unknown_token_of_a_left_chain(cloud: Cloud, box: Box) -> None:
     """A token that was handed out and left aside is a second holder also after a restore."""
     twin = box.copy()
@@ -412,7 +455,7 @@ STEPS: dict[str, Callable[[Cloud, Box], None]] = {
 }
 
 
-def _expect(judgement: Judgement) -> None:
+def _expect(judgement: SessionJudgement) -> None:
     assert judgement.outcome in ("normal", "repeated", "token-lost")
     assert judgement.holders.cause == ""
 

@@ -10,13 +10,14 @@ from cloud.fabric.licensing.statements import TERMS
 from cloud.fabric.service.operators.tenants import Tenants
 from cloud.mtls.identity import make_csr
 from protocol.encoding import sha256_hex
+from protocol.hardware import component_hmac, fingerprint
 from protocol.limits import CHALLENGE_LIFE
 from protocol.messages.activation import Activated, AwaitedApproval
 from protocol.messages.software import HeldGeneration, StartSoftwareActivation
 from protocol.signed.statements import Lease
 from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.software_machine import SERIALS, SoftwareMachine, new_key, spki_of
-from tests.cloud.fabric.support import ALICE, Machine, World, decide
+from tests.cloud.fabric.support import ALICE, Machine, World, decide, run_once
 
 pytestmark = pytest.mark.slow
 
@@ -245,6 +246,115 @@ async def test_a_machine_that_nothing_identifies_is_refused(software: World) -> 
         with pytest.raises(errors.EvidenceNotAccepted, match=r"cannot be known without a TPM.*step 65"):
             await machine.send(challenge, machine.proof(challenge))
     assert await software.seats_taken(code) == 0
+
+
+async def test_a_placeholder_of_a_changed_agent_is_not_enrolled(software: World) -> None:
+    """The agent that was changed sends the placeholders of the firmware, so that many machines have most in common."""
+    machine = SoftwareMachine(software)
+    challenge = await machine.start((await software.code()).secret)
+    honest = machine.fingerprint()
+    sent = honest | {"chassis_serial": component_hmac(machine.salt, "chassis_serial", "Default string")}
+    assert isinstance(await machine.send(challenge, machine.proof(challenge, fingerprint=sent)), Activated)
+    lease = await machine.confirm()
+    assert isinstance(lease, Lease)
+    assert lease.fingerprint is not None
+    assert {kind.kind for kind in lease.fingerprint.kinds} == SERIALS.keys() - {"chassis_serial"}
+    row = await software.node(machine.node)
+    generation = await software.generation(machine.node, 1)
+    assert row.enrolled == generation.fingerprint == {name: honest[name] for name in honest if name != "chassis_serial"}
+    await machine.session(fingerprint=sent)
+    await software.parts.nodes.fingerprints.store()
+    (seen,) = await software.stores.nodes.machines(machine.node, 1)
+    assert seen.fingerprint == row.enrolled
+
+
+async def test_a_denial_holds_for_the_machine_until_an_operator_lifts_it(software: World) -> None:
+    """Each activation of a machine without a TPM has a new key."""
+    code = await software.code(approval=True)
+    machine = SoftwareMachine(software)
+    challenge, body = await machine.waits(code.secret)
+    await decide(software, challenge.activation, "denied", "not ours")
+    machine.serials = dict(CHANGED)  # 60 % of the denied machine
+    for _ in range(2):
+        again = await machine.start(code.secret)
+        with pytest.raises(errors.ApprovalDenied, match="not ours"):
+            await machine.send(again, machine.proof(again))
+    await SoftwareMachine(software, serials=dict(OTHER)).waits(code.secret)  # another machine with one of its disks
+    await SoftwareMachine(software).waits((await software.code(approval=True)).secret)
+    decisions = software.parts.operators.activation_decisions
+    for _ in range(2):
+        assert (await decisions.lift(ALICE, challenge.activation, "sold to us")).state == "lifted"
+    assert (await software.actions(challenge.activation)).count("activation.lifted") == 1
+    with pytest.raises(errors.ApprovalExpired):
+        await machine.send(challenge, body)
+    await machine.waits(code.secret)
+    waiting = (await decisions.page("", code.code.id, "pending", "", 10)).items[0]
+    with pytest.raises(errors.Conflict, match="is pending, not denied"):
+        await decisions.lift(ALICE, waiting.id, "")
+
+
+async def test_a_profile_that_requires_a_quote_refuses_a_machine_without_a_tpm_at_the_start(software: World) -> None:
+    code = await software.code()
+    machine = SoftwareMachine(software)
+    challenge = await machine.start(code.secret)
+    policies = software.parts.operators.pcr_policies
+    await policies.set_policy(ALICE, software.tenant, schemas.SetPcrPolicy("require", "standard"))
+    with pytest.raises(errors.TpmRequired, match="for the profile standard"):
+        await SoftwareMachine(software).start(code.secret)
+    with pytest.raises(errors.TpmRequired):
+        await machine.send(challenge, machine.proof(challenge))
+    assert await software.seats_taken(code) == 0
+    await SoftwareMachine(software).activate((await software.code(profile="other")).secret)
+
+
+async def test_a_lapse_forgets_the_fingerprint_of_a_node_that_was_never_confirmed(software: World) -> None:
+    """Otherwise a machine that comes back with a new key waits for a person for ever."""
+    code = await software.code()
+    machine = SoftwareMachine(software)
+    await machine.activate(code.secret)
+    software.clock.forward(timedelta(hours=24))
+    await run_once(software)
+    assert (await software.activation_of(machine.node, 1)).state == "lapsed"
+    again = SoftwareMachine(software)
+    await again.join(code.secret)
+    assert again.node != machine.node
+    # The key finds the first node still, and a new activation of it enrols its fingerprint again.
+    code = await software.code(seats=2)
+    other = SoftwareMachine(software, serials=dict(OTHER))
+    await other.activate(code.secret)
+    software.clock.forward(timedelta(hours=24))
+    await run_once(software)
+    await other.join(code.secret)
+    lost = SoftwareMachine(software, serials=dict(OTHER))
+    challenge, _ = await lost.waits(code.secret)
+    assert (await software.parts.operators.activation_decisions.show(challenge.activation)).node == other.node
+
+
+async def test_a_machine_that_gains_a_tpm_stays_the_node_by_a_code_for_it(software: World) -> None:
+    code = await software.code()
+    machine = SoftwareMachine(software)
+    await machine.join(code.secret)
+    node = machine.node
+    stranger, chip = Machine(software, "stranger"), Machine(software)
+    stranger.fingerprint = fingerprint(machine.salt, OTHER)
+    chip.fingerprint = fingerprint(machine.salt, CHANGED)
+    readmission = await software.code(readmit=node)
+    with pytest.raises(errors.CodeRefused):
+        await stranger.join(readmission.secret)
+    lease = await chip.join(readmission.secret)
+    assert isinstance(lease, Lease)
+    assert (chip.node, lease.generation, lease.tier, lease.fingerprint) == (node, 2, "attested", None)
+    row = await software.node(node)
+    assert (row.ek_hash, row.tier) == ((await software.activation_of(node, 2)).ek_hash, "attested")
+    assert (await software.seats_taken(code), await software.seats_taken(readmission)) == (1, 0)
+    with pytest.raises(errors.GenerationClosed):
+        await machine.session()
+    # From now on the chip is the node, and no report of serial numbers finds it.
+    await chip.join(code.secret)
+    assert chip.node == node
+    alike = SoftwareMachine(software)
+    await alike.join((await software.code()).secret)
+    assert alike.node != node
 
 
 FORGED: dict[str, tuple[dict[str, object], str]] = {

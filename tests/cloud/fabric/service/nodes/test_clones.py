@@ -6,7 +6,8 @@ import pytest
 
 from cloud.fabric import errors
 from cloud.fabric.bodies.clones import SettleClone
-from cloud.fabric.licensing.holders import HolderEvidence, Holders
+from cloud.fabric.licensing.holders import Holders
+from cloud.fabric.licensing.session_evidence import SessionEvidence
 from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY, Clones, Presented, Recorded, read_holders
 from cloud.fabric.store.keys import tenant_key
 from cloud.storage.errors import DatabaseBusy
@@ -148,7 +149,7 @@ async def test_a_crash_forgets_the_tokens_of_the_last_seconds(world: World, box:
 async def test_a_suspicion_from_other_evidence(world: World, box: Box) -> None:
     await world.parts.nodes.seen.store()
     node = await world.node(box.machine.node)
-    other = HolderEvidence(world.clock(), world.clock(), None, "k", "another", "192.0.2.8", "1")
+    other = SessionEvidence(world.clock(), world.clock(), None, "k", "another", "192.0.2.8", "1")
     for _ in range(2):
         await world.parts.nodes.clones.suspect(node, 1, "fingerprint", other)
     assert await flagged(world, box) == "fingerprint"
@@ -172,11 +173,18 @@ async def test_a_token_of_another_node_counts_as_none(world: World, box: Box) ->
     assert await flagged(world, box) == ""
 
 
-@pytest.mark.parametrize(("resets", "cause"), [(3, "chip"), (4, ""), (5, "")])
+@pytest.mark.parametrize(
+    ("resets", "then", "cause"),
+    [(3, 4, "chip"), (4, 4, ""), (5, 4, ""), (0, 1, "")],
+    ids=["another TPM", "the same TPM", "the same TPM, booted", "the same TPM with other firmware"],
+)
 async def test_a_superseded_generation_that_asks_from_another_tpm(
-    world: World, box: Box, resets: int, cause: str
+    world: World, box: Box, resets: int, then: int, cause: str
 ) -> None:
-    """The copy activates again, and supersedes the original. Counts that are behind show that there are two TPMs."""
+    """The copy activates again, and supersedes the original. Counts that fell are no evidence of two TPMs.
+
+    The evidence is that the present generation goes on from its own counts after that.
+    """
     again = Machine(world, box.machine.label)
     await again.join((await world.code()).secret)
     twin = Box(world, again)
@@ -187,6 +195,9 @@ async def test_a_superseded_generation_that_asks_from_another_tpm(
     box.clock = ClockInfo(twin.clock.clock, resets, 0, True)
     with pytest.raises(errors.GenerationClosed):
         await box.session()
+    assert await flagged(world, box) == ""
+    twin.clock = ClockInfo(twin.clock.clock if then == 4 else 1_000, then, 0, True)
+    await twin.session()
     assert await flagged(world, box) == cause
     assert twin.lease.generation == 2
     # Once an operator has settled, the superseded copy raises no flag again.

@@ -7,7 +7,8 @@ from typing import cast
 
 import msgspec
 
-from cloud.fabric.licensing.holders import Arrival, HolderEvidence, judge
+from cloud.fabric.licensing.holders import Arrival, judge
+from cloud.fabric.licensing.session_evidence import SessionEvidence
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.clones import Clones, Presented, read_holders
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
@@ -24,7 +25,7 @@ NODE = node()
 
 def note(seen: SeenSessions, key: str, version: str) -> None:
     """A session of the generation with this key. It changes the holders of the generation's key."""
-    shown = HolderEvidence(NOW, NOW, ClockInfo(1, 1, 1, True), "k", "f", "192.0.2.1", version)
+    shown = SessionEvidence(NOW, NOW, ClockInfo(1, 1, 1, True), "k", "f", "192.0.2.1", version)
     arrival = Arrival("0badcafe", shown)
     presented = Presented(NODE, msgspec.structs.replace(generation(), id=key), arrival, "")
     seen.note(presented, Seen(NOW, {}, version, NOW + timedelta(days=1)), judge(None, arrival), None)
