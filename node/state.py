@@ -33,6 +33,7 @@ from node.disk.modes import inspect
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exits import Exit
 from node.hwbind.errors import TpmError
+from node.hwbind.succession import other_key
 from node.licensing.acceptance import voids_lower_generations
 from node.licensing.boot_time import BootTimeRecord, machine_clocks
 from node.licensing.floor_store import FloorStore
@@ -169,13 +170,18 @@ class State:
     def _other_node_keys(self, identity: Identity, trust: TrustSet) -> Iterator[ec.EllipticCurvePublicKey]:
         """The other node keys that may have signed the floor record: of a rekey that is not finished, and of others.
 
-        An activation or a rekey that was cut off leaves a record of the earlier key. The certificate of another
-        generation counts only if the cloud has issued it to this node.
+        An activation or a rekey that was cut off leaves a record of another key. The key of a rekey counts only if the
+        present node key has signed the succession. The certificate of another generation counts only if the cloud has
+        issued it to this node.
         """
-        with suppress(StateError, TpmError):
+        followed = [identity.succession]
+        with suppress(StateError):
             renewal = self.identities.load_renewal()
             if renewal is not None and renewal.generation == identity.generation:
-                yield renewal.node_key.public_key()
+                followed.append(renewal.succession or None)
+        for succession in followed:
+            if succession is not None and (key := other_key(succession, identity.node_key)) is not None:
+                yield key
         with suppress(StateError):
             for generation in sorted(set(self.identities.generations()) - {identity.generation}, reverse=True):
                 with suppress(StateError, CertificateRejected, TpmError):

@@ -21,7 +21,7 @@ FAULTS = "fault_..."
 
 _REGISTERS = ("conditions", "_conditions")
 _CODE_OF_AN_ERROR = "code"
-_HELPERS = {"node/exchanges/contact.py", "node/state.py", "node/conditions.py", "node/licensing/hardware.py"}
+_HELPERS = {"node/exchanges/reporting.py", "node/state.py", "node/conditions.py", "node/licensing/hardware.py"}
 """The files with a function that reports a code of its caller. The calls of the function are read instead."""
 
 

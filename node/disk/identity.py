@@ -47,6 +47,7 @@ from node.disk.pending import ApprovalWait, PendingActivation, PendingRenewal
 from node.errors import StateDamaged, StateError, StateUnsafe
 from node.hwbind.keys import WrappedKey, key_hash, key_hashes
 from node.hwbind.presence import EndorsementRecord
+from node.hwbind.succession import Succession
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import IdError, NodeId, TenantId, parse_id, parse_trust_domain
@@ -54,6 +55,8 @@ from protocol.signed.statements import Holder
 
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
+FORMER_KEYS_MAX = 8
+"""Node keys before the last rekeys that a lease may name. Each rekey needs an answer of the cloud."""
 _GENERATION_DIR = re.compile(r"g-([1-9][0-9]{0,8})")
 _KEY_NAME = re.compile(r"key-.*\.json")
 _NEXT_CURRENT = (
@@ -70,8 +73,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     `endorsement` is the EK of the chip that holds the keys; None if an older agent stored the generation. `doubtful` has
     name and content of each file that another user could have written. `other_keys` are node keys that a lease may name
-    beside `node_key`: the key before the last rekey, and the key of a renewal that has not ended; SHA-256 of the
-    SubjectPublicKeyInfo in hex.
+    beside `node_key`: the keys before the last rekeys, the latest first, and the key of a renewal that has not ended;
+    SHA-256 of the SubjectPublicKeyInfo in hex. `succession` is that of the last rekey; None without one.
     """
 
     trust_domain: str
@@ -87,6 +90,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     endorsement: EndorsementRecord | None = None
     doubtful: tuple[tuple[str, bytes], ...] = ()
     other_keys: tuple[str, ...] = ()
+    succession: Succession | None = None
 
     @property
     def holder(self) -> Holder:
@@ -121,6 +125,16 @@ class _KeyFile(StateFile, frozen=True, kw_only=True, forbid_unknown_fields=True)
     node_key: WrappedKey
     endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
     former_keys: tuple[str, ...] = ()
+    succession: Succession | msgspec.UnsetType = msgspec.UNSET
+
+
+def _former_keys(before: Identity, new_key: WrappedKey) -> tuple[str, ...]:
+    """The keys that a lease may name after a change to `new_key`.
+
+    The stored lease names an earlier key until the cloud has signed another lease. Several rekeys can come before it.
+    """
+    named = dict.fromkeys((*key_hashes(before.node_key), *before.other_keys))
+    return tuple(key for key in named if key not in key_hashes(new_key))[:FORMER_KEYS_MAX]
 
 
 def _key_name(public_key: ec.EllipticCurvePublicKey) -> str:
@@ -222,6 +236,7 @@ class IdentityStore:
             endorsement=key.endorsement or None,
             doubtful=tuple(files.doubtful.items()),
             other_keys=self._other_keys(generation, key),
+            succession=key.succession or None,
         )
 
     def _other_keys(self, generation: int, key: _KeyFile) -> tuple[str, ...]:
@@ -290,12 +305,13 @@ class IdentityStore:
         chain: tuple[bytes, ...],
         node_key: WrappedKey | None = None,
         endorsement: EndorsementRecord | None = None,
+        succession: Succession | None = None,
     ) -> None:
         """Replace the device certificate, and after a rekey the node key, in one rename.
 
         `node_key` is the new key that the certificate certifies; None means that the key stays the same. The caller has
-        verified both. `endorsement` is stored with a new key, and with the same key if none was stored yet. A crash
-        leaves the old pair or the new pair. Raises as `load` and `write_atomic`; ValueError if `chain` is empty or
+        verified both. `endorsement` is stored with a new key, and with the same key if none was stored yet.
+        `succession` is stored with a new key. A crash leaves the old pair or the new pair. Raises as `load` and `write_atomic`; ValueError if `chain` is empty or
         holds something else than certificates.
         """
         data = encode_chain(chain)
@@ -304,8 +320,12 @@ class IdentityStore:
         first_endorsement = endorsement is not None and before.endorsement is None
         new_key = node_key if first_endorsement or node_key not in (None, before.node_key) else None
         if new_key is not None:
-            former = () if new_key == before.node_key else key_hashes(before.node_key)
-            record = _KeyFile(node_key=new_key, endorsement=endorsement or msgspec.UNSET, former_keys=former)
+            record = _KeyFile(
+                node_key=new_key,
+                endorsement=endorsement or msgspec.UNSET,
+                former_keys=_former_keys(before, new_key),
+                succession=succession or (before.succession if new_key == before.node_key else None) or msgspec.UNSET,
+            )
             with fault_point("node.key.save"):
                 write_atomic(directory / _key_name(new_key.public_key()), encode_state(record))
         with fault_point("node.device.replace"):

@@ -8,6 +8,7 @@ import msgspec
 from node.disk.files import StateFile
 from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
+from node.hwbind.succession import Succession
 from protocol.ids import ActivationId, RenewalId
 
 AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -46,6 +47,7 @@ class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields
     `node_key` is the key to certify: the present node key, or a new one for a rekey. `proof` is the body of the proof
     request as it is sent: the cloud returns its stored answer only for identical bytes. A renewal without a TPM has no
     id. `answer_nonce` is then the nonce of a refusal's freshness; the proof of a TPM's renewal has it in its body.
+    `succession` is that of a rekey with a TPM.
     """
 
     generation: int
@@ -54,3 +56,4 @@ class PendingRenewal(StateFile, frozen=True, kw_only=True, forbid_unknown_fields
     proof: bytes
     endorsement: EndorsementRecord | msgspec.UnsetType = msgspec.UNSET
     answer_nonce: str | msgspec.UnsetType = msgspec.UNSET
+    succession: Succession | msgspec.UnsetType = msgspec.UNSET

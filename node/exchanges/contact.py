@@ -12,15 +12,13 @@ published trust once. If its device certificate opens no session any more, the n
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
 import trio
 
 from node.clock import Clock, asleep_seconds
-from node.conditions import Conditions
 from node.disk.identity import Identity
 from node.disk.thread import DISK_SECONDS_MAX, DiskSilent, on_disk
 from node.errors import NodeError, StateError
@@ -29,6 +27,7 @@ from node.exchanges.confirmation import confirm
 from node.exchanges.connection import Connection, same_peers
 from node.exchanges.failure import Failure, failure_of
 from node.exchanges.renewal import DeviceRenewal
+from node.exchanges.reporting import SilenceLog, errand
 from node.exchanges.session import Held, SessionRefused, fresh_nonce, open_session
 from node.exits import Exit
 from node.hwbind.errors import TpmError
@@ -39,8 +38,7 @@ from node.link import api
 from node.link.causes import wrong_clock
 from node.link.certificates import STEP_ISSUER, CertificateRejected
 from node.state import State
-from node.supervision import UnexpectedErrors, traced
-from node.text import shown_error
+from node.supervision import UnexpectedErrors
 from node.trust import published
 from protocol.faults import fault_point
 from protocol.messages.sessions import Ask, StatementAnswer
@@ -56,27 +54,6 @@ TOKEN_SECONDS_MAX = 2.0
 
 RENEWAL_FAILED = "device_renewal_failed"
 """Code of the condition that the last renewal of the device certificate failed."""
-
-
-@contextmanager
-def errand(conditions: Conditions, code: str, *, raises: bool = False) -> Iterator[None]:
-    """Report an exception of the block as the condition `code` instead of raising it. A block that ends clears it.
-
-    The condition's text is the text of the exception, followed by its code in brackets. With `raises` the exception is
-    raised as well.
-    """
-    try:
-        yield
-    except Exception as error:
-        refused = error.refusal if isinstance(error, SessionRefused) else error
-        failure = failure_of(refused, conditions.now())
-        if conditions.report(code, f"{failure.text} [{failure.code}]", failure.next):
-            known = isinstance(error, NodeError | TpmError | SessionRefused)
-            log.warning("%s: %s%s", code, shown_error(error), "" if known else f"\n{traced(error)}")
-        if raises:
-            raise
-    else:
-        conditions.clear(code)
 
 
 class Contact:
@@ -100,6 +77,7 @@ class Contact:
         self.connection = Connection(state.time.window)
         self.conditions = state.conditions
         self._errors = UnexpectedErrors(state.conditions)
+        self._silence = SilenceLog()
         self.saver = state.saver
         self.failures = 0
         self.last_contact_at: datetime | None = None
@@ -446,5 +424,5 @@ class Contact:
         self.last_failure = failure_of(error, self._clock())
         # The contact was later than the last poll, and its cause is the present one.
         self.conditions.clear(wake_channel.FAILED)
-        log.warning("no usable answer from the cloud (%d in a row): %s", self.failures, self.last_failure.text)
+        self._silence.report(self.failures, self.last_failure, trio.current_time() + asleep_seconds())
         return False

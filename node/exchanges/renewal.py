@@ -16,6 +16,8 @@ import logging
 from contextlib import suppress
 from functools import partial
 
+import msgspec
+
 from node.config import AGENT_VERSION
 from node.disk.identity import Identity
 from node.disk.pending import PendingRenewal
@@ -23,10 +25,11 @@ from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import NodeError, StateDamaged, StateUnsafe
 from node.exchanges import challenge, software
 from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
-from node.hwbind import keys, presence
+from node.hwbind import keys, presence, succession
 from node.hwbind.errors import TpmError
 from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
+from node.hwbind.succession import Succession
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Licence
 from node.link import api
@@ -155,12 +158,14 @@ class DeviceRenewal:
         answered = await challenge.answer(self._tpm, identity.ak, node_key, made)
         proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce())
         ek_public = challenge.challenged_ek(endorsement, made.ek_name)
+        followed = partial(succession.record_succession, former=identity.node_key, new=node_key)
         return PendingRenewal(
             generation=identity.generation,
             renewal=made.renewal,
             node_key=node_key,
             proof=json_encode(proof),
             endorsement=await self._tpm.run(lambda esys: presence.record_endorsement(esys, node_key, ek_public)),
+            succession=await self._tpm.run(followed) if rekey else msgspec.UNSET,
         )
 
     def _pending(self, licence: Licence) -> PendingRenewal | None:
@@ -213,8 +218,9 @@ class DeviceRenewal:
         rekeyed = node_key != licence.identity.node_key
         if rekeyed:
             await self._sign_floors(node_key, first=True)
-        licence.replace_certificate(stored, node_key, endorsement)
-        await self._store(licence, stored, node_key, endorsement)
+        followed = pending.succession or None
+        licence.replace_certificate(stored, node_key, endorsement, followed)
+        await self._store(licence, stored, node_key, endorsement, followed)
         if rekeyed:
             await self._sign_floors(node_key, first=False)
         await self._clear()
@@ -259,8 +265,9 @@ class DeviceRenewal:
         chain: tuple[bytes, ...],
         node_key: WrappedKey,
         endorsement: EndorsementRecord | None = None,
+        followed: Succession | None = None,
     ) -> None:
         """Store a checked certificate and its key in place of the present ones. Raises StateError, DiskSilent."""
-        identities = self._state.identities
-        replace = partial(identities.replace_device_chain, licence.identity.generation, chain, node_key, endorsement)
+        generation, identities = licence.identity.generation, self._state.identities
+        replace = partial(identities.replace_device_chain, generation, chain, node_key, endorsement, followed)
         await on_disk(replace, seconds_max=DISK_SECONDS_MAX)

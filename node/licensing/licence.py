@@ -13,6 +13,7 @@ from node.disk.identity import Identity
 from node.errors import VerificationFailed
 from node.hwbind.keys import WrappedKey, key_hashes
 from node.hwbind.presence import EndorsementRecord
+from node.hwbind.succession import Succession
 from node.licensing import acceptance, floors
 from node.licensing.binding import bound_holder
 from node.licensing.floors import NO_FLOOR, FloorView
@@ -20,7 +21,7 @@ from node.licensing.hardware import HardwareCheck
 from node.licensing.notices import notice_of
 from node.licensing.raising import label_of
 from node.licensing.saving import Saver
-from node.licensing.trusted_time import TrustedTime
+from node.licensing.trusted_time import TrustedTime, least_high_of
 from node.licensing.verdict import Evidence, Snapshot, Verdict, current_lease, current_revocation, judge
 from node.trust.current import CurrentTrust
 from protocol.messages.sessions import StatementAnswer
@@ -85,9 +86,12 @@ class Licence:
         others = saver.store.generations() - {identity.generation}
         self._others_until = saver.store.leases_until(holder, ring, others)
         self._leases_until = saver.store.leases_until(holder, ring, [identity.generation])
+        record_time = self._floors.time_floor
         for held in (self._stored.tombstone, self._stored.statement, later):
             if held is not None:
-                time.passed(held.statement.issued_at)
+                # The record has the signed time at which it came. A statement of a wrong clock must not go beyond it.
+                latest = held.statement.issued_at if record_time is None else least_high_of(record_time)
+                time.passed(min(held.statement.issued_at, latest))
         self._used = False
         """Whether a statement of this run has replaced the loaded evidence."""
 
@@ -235,9 +239,12 @@ class Licence:
         The statement counts when this method returns. `Saver` stores it afterwards. Raises StatementRejected.
         """
         verified, freshness = self._verified(answer.statement), self._freshness(answer, nonce)
+        passed = verified.statement.issued_at
         if freshness is not None and nonce:
             self.time.verified(freshness.at)
-        self.time.passed(verified.statement.issued_at)
+            # A part of the cloud whose clock was ahead may have signed the statement.
+            passed = min(passed, freshness.at)
+        self.time.passed(passed)
         fresh, view = freshness is not None, self._view()
         stored = msgspec.structs.replace(self._stored, floor=view.floor, unproven=view.judged.standing == "stale")
         decision = acceptance.decide(stored, verified, self._holder, fresh=fresh)
@@ -292,21 +299,27 @@ class Licence:
             return None
 
     def replace_certificate(
-        self, chain: tuple[bytes, ...], node_key: WrappedKey, endorsement: EndorsementRecord | None = None
+        self,
+        chain: tuple[bytes, ...],
+        node_key: WrappedKey,
+        endorsement: EndorsementRecord | None = None,
+        succession: Succession | None = None,
     ) -> None:
         """Use another device certificate (DER, leaf first), its node key and endorsement from now on.
 
         Without `endorsement` the earlier one stays; after a rekey it is void, because the old key signed it. The present
-        lease may name the earlier node key until the cloud has signed another.
+        lease may name an earlier node key until the cloud has signed another. `succession` is that of a rekey.
         """
         earlier = self._holder.node_keys
         before = self._identity
+        same = node_key == before.node_key
         self._identity = msgspec.structs.replace(
             before,
             chain=chain,
             node_key=node_key,
             endorsement=endorsement or before.endorsement,
-            other_keys=before.other_keys if node_key == before.node_key else key_hashes(before.node_key),
+            other_keys=before.other_keys if same else (*key_hashes(before.node_key), *before.other_keys),
+            succession=before.succession if same else succession,
         )
         self._holder = bound_holder(self._identity)
         self._accept_keys(earlier)

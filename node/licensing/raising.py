@@ -20,7 +20,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -28,20 +27,18 @@ from node.clock import monotonic, utc_now
 from node.conditions import Conditions
 from node.disk.boot import BootRecord
 from node.disk.identity import Identity
-from node.disk.thread import on_disk
 from node.errors import NodeError
 from node.hwbind import counter as nv
-from node.hwbind import keys
 from node.hwbind.errors import TpmError, TpmHierarchyDisabled, TpmHierarchyPassword, TpmNvFull, TpmNvTaken
 from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Esys, Tpm
+from node.licensing import floor_writing as writing
 from node.licensing import floors
 from node.licensing.floor_store import FloorStore
+from node.licensing.floor_writing import CounterMoved, Signed
 from node.licensing.floors import Answer, Entry, FloorStatus, FloorView, Found, Judgement, Record, Silent
 from node.licensing.trusted_time import TimeFloor
 from protocol.evidence import NvCounter
-from protocol.faults import fault_point
-from protocol.signed import envelope
 from protocol.signed.envelope import KeyRing
 from protocol.signed.statements import Holder, Revocation, Verified
 
@@ -55,25 +52,11 @@ RETRY_SECONDS_FIRST = 2.0
 RETRY_SECONDS_MAX = 300.0
 WAIT_SECONDS_MAX = 3600.0
 """How long a raise that is over the day's bound waits before it is checked again."""
-WRITE_SECONDS_MAX = 30.0
-"""After this time a disk that does not answer counts as failing."""
 TPM_SECONDS_MAX = 30.0
 """How long a command that ends waits for the TPM: a signature and two NV commands on a slow chip, and other programs."""
 
 _REFUSALS = (TpmNvFull, TpmNvTaken, TpmHierarchyPassword, TpmHierarchyDisabled)
 """The errors with which a TPM refuses to make a counter. The agent goes on without a hardware floor."""
-
-
-class _Signed(msgspec.Struct, frozen=True):
-    """A signed record that is not complete. `left` are the copies that are to be written."""
-
-    record: Record
-    token: str
-    left: tuple[Path, ...]
-
-
-class _Moved(Exception):
-    """Another process has advanced or replaced the counter."""
 
 
 class FloorKeeper:
@@ -118,7 +101,7 @@ class FloorKeeper:
         # Whether a fresh answer came since the start, and since the last raise.
         self._confirmed = self._may_repair = False
         self._least = (0, 0, 0)
-        self._signed: _Signed | None = None
+        self._signed: Signed | None = None
 
     # Reading
 
@@ -267,7 +250,8 @@ class FloorKeeper:
             if await self.raise_now():
                 pause, wait = RETRY_SECONDS_FIRST, WAIT_SECONDS_MAX
             else:
-                wait, pause = pause, min(2 * pause, RETRY_SECONDS_MAX)
+                longest = WAIT_SECONDS_MAX if self._stored_only else RETRY_SECONDS_MAX
+                wait, pause = pause, min(2 * pause, longest)
             with trio.move_on_after(wait):
                 await self._wake.wait()
 
@@ -277,7 +261,7 @@ class FloorKeeper:
             try:
                 while self._signed is not None or self._due():
                     await self._step()
-            except _Moved as moved:
+            except CounterMoved as moved:
                 self._signed, self._may_repair = None, False
                 step = "Connect the machine to the cloud; the agent asks by itself."
                 if self._conditions.report(NOT_RAISED, str(moved), step):
@@ -322,10 +306,15 @@ class FloorKeeper:
                 return
             self._resign = True
             if self._signed is None:
-                token = await self.tpm.run(partial(_sign, node_key=node_key, record=self._record))
-                await self._store(token, (self.store.paths[1 if first else 0],))
+                token = await self.tpm.run(partial(writing.sign, node_key=node_key, record=self._record))
+                await writing.store_one(self.store, token, self.store.paths[1 if first else 0])
                 self._resign = False
             self._wake.set()
+
+    @property
+    def _stored_only(self) -> bool:
+        """Whether a record is stored, and the TPM has refused its increment. Each try can wear an NV cell."""
+        return self._signed is not None and not self._signed.left
 
     def _due(self) -> bool:
         """Whether another record is to be signed now."""
@@ -350,7 +339,7 @@ class FloorKeeper:
         return changed and floors.may_raise(record, self._clock(), self._elapsed() - self._raised_at)
 
     async def _step(self) -> None:
-        """Sign the next record, or complete the signed one. Raises NodeError, TpmError, _Moved."""
+        """Sign the next record, or complete the signed one. Raises NodeError, TpmError, CounterMoved."""
         tpm, identity = self.tpm, self._identity
         if tpm is None or identity is None:
             return
@@ -361,29 +350,34 @@ class FloorKeeper:
                 self._urgent = self._urgent and entries is not self._entries
                 self._resign = self._resign and identity is not self._identity
         signed = self._signed
-        whole = await self._complete(tpm, signed)
+        stored = await writing.store_copies(self.store, signed)
         if self._signed is not signed:
             return  # Meanwhile another node was put in force.
-        self._record, self._counter, self._signed = signed.record, signed.record.counter, None
+        # A counter that does not advance has no copy written again.
+        self._signed = stored
+        await writing.count(tpm, stored.record)
+        if self._signed is not stored:
+            return
+        self._record, self._counter, self._signed = stored.record, stored.record.counter, None
         self._judged, self._raised_at, self._may_repair = Judgement("current"), self._elapsed(), False
-        if whole:
-            self._found = Found((signed.record,))
+        if stored.whole:
+            self._found = Found((stored.record,))
         self._conditions.clear(NO_COUNTER)
 
-    def _sign_next(self, esys: Esys, identity: Identity, entries: tuple[Entry, ...]) -> _Signed:
+    def _sign_next(self, esys: Esys, identity: Identity, entries: tuple[Entry, ...]) -> Signed:
         """Step 1, in the TPM's thread. A stored record whose increment is missing is returned as it is.
 
-        Raises _Moved if the counter does not fit the record, and no fresh answer allows a new record.
+        Raises CounterMoved if the counter does not fit the record, and no fresh answer allows a new record.
         """
         label, record = label_of(identity.holder), self._record
         if record is not None and not (self._judged is not None and self._judged.standing == "stale"):
             found = nv.read(esys, record.counter.index, label)
             if found is None or not floors.fits(record, found):
                 if not self._may_repair:
-                    raise _Moved("another state directory on this machine has advanced the floor counter")
+                    raise CounterMoved("another state directory on this machine has advanced the floor counter")
                 found = nv.establish(esys, label)
             elif found.value != record.counter.value:
-                return _Signed(record, "", ())
+                return Signed(record, "", ())
         else:
             found = nv.establish(esys, label)
         next_record = floors.next_record(
@@ -395,35 +389,18 @@ class FloorKeeper:
             now=self._clock(),
             time=self.time(),
         )
-        token = _sign(esys, node_key=identity.node_key, record=next_record)
-        return _Signed(next_record, token, self.store.paths)
-
-    async def _complete(self, tpm: Tpm, signed: _Signed) -> bool:
-        """Steps 2 and 3. One copy is enough. Returns whether both copies were written now."""
-        left = await self._store(signed.token, signed.left) if signed.left else ()
-        to = signed.record.counter.value
-        with fault_point("node.floor.count"):
-            reached = await tpm.run(lambda esys: nv.advance(esys, signed.record.counter, to))
-        if reached != to:
-            raise _Moved("another process has changed the floor counter")
-        if left:
-            log.warning("cannot write %s: the floor record has one copy", left[0])
-        return bool(signed.left) and not left
-
-    async def _store(self, token: str, only: tuple[Path, ...]) -> tuple[Path, ...]:
-        """Write copies. Returns the paths that were not written. Raises StateError if none was, DiskSilent."""
-        failed = await on_disk(partial(self.store.write, token, only), seconds_max=WRITE_SECONDS_MAX)
-        if len(failed) == len(only):
-            raise next(iter(failed.values()))
-        return tuple(failed)
+        token = writing.sign(esys, node_key=identity.node_key, record=next_record)
+        return Signed(next_record, token, self.store.paths)
 
     def _report_refusal(self, error: NodeError | TpmError) -> None:
         """Report why the floor cannot be raised. A TPM that refuses a counter has a code of its own."""
         step = error.next if isinstance(error, NodeError) else error.advice
         if self._counter is None and isinstance(error, _REFUSALS):
             self._report_no_counter(error)
-        elif self._conditions.report(NOT_RAISED, f"cannot raise the floor: {error}", step):
-            log.warning("cannot raise the floor: %s", error)
+            return
+        stored = " (the record is stored; the TPM does not advance its counter)" if self._stored_only else ""
+        if self._conditions.report(NOT_RAISED, f"cannot raise the floor: {error}{stored}", step):
+            log.warning("cannot raise the floor: %s%s", error, stored)
 
     def _report_no_counter(self, error: TpmError) -> None:
         if self._conditions.report(NO_COUNTER, f"this machine has no hardware floor: {error}", error.advice):
@@ -442,8 +419,3 @@ def read_counter(esys: Esys, label: str, index: int | None) -> Answer:
     """
     answer = nv.answer(esys, label, index)
     return Silent(str(answer)) if isinstance(answer, TpmError) else answer
-
-
-def _sign(esys: Esys, *, node_key: WrappedKey, record: Record) -> str:
-    signed = floors.signing_input(record, node_key.public_key())
-    return envelope.assemble(signed, keys.sign(esys, node_key, signed))

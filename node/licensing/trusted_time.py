@@ -6,7 +6,9 @@ The agent knows two times:
   machine whose wall clock is ahead, or whose battery is empty, still reaches the cloud.
 - `high` is the time at which a lease is judged. After the cloud has signed a time in this boot, `high` is that time
   plus the boot time that has passed since. Before, `high` is the wall clock, with two limits. It is never before the
-  floor plus the powered time since. A step of the wall clock within a boot never moves it forward.
+  floor plus the powered time since. A step of the wall clock within a boot never moves it forward. There is one
+  exception. A boot that began before the floor has shown that the machine has no clock (an empty coin cell). Its first
+  wall clock from the floor on, and at most `FAR_AHEAD` after it, counts as the wall clock of the boot.
 
 Both count from a floor (`TimeFloor`): the latest signed time, and the time for which the TPM was powered since. The
 TPM's clock advances while the chip has power, also across reboots. No user of the machine can set it back.
@@ -14,14 +16,18 @@ TPM's clock advances while the chip has power, also across reboots. No user of t
 Sources of signed times:
 
 - The freshness of an answer over the node's nonce is a time of now (`TrustedTime.verified`).
-- `issued_at` of a verified statement has passed (`TrustedTime.passed`).
+- `issued_at` of a verified statement has passed (`TrustedTime.passed`). A cloud whose clock was ahead can have signed
+  a later time. So no such time counts beyond the signed time of the answer that brought the statement.
 - The first floor is the later of the build time of the agent and the time in the activation file.
 
 Limits. Time without power is unknown. So a lease under a wall clock that is held back lasts longer by the time for which
 the machine had no power, and by the time for which it slept before a reboot. The TPM's clock may lose up to 70 minutes
 at a power cut (`SAVE_INTERVAL`). `UNCLEAN_RESETS_MAX` such losses are free. Each later loss adds the 70 minutes to
 `high`, until a signed time starts the count again. The owner of a TPM can set its clock forward (TPM2_ClockSet). That
-ends a lease early, and a signed time corrects it.
+ends a lease early, and a signed time corrects it. A TPM's clock may be slow by 15 % (`SURE_SHARE`), or be made slow by
+its owner (TPM2_ClockRateAdjust). So a lease can last longer by 15 % of the powered time before the last boot. A signed
+time that is itself far ahead ends the contact with the cloud, because every certificate has then ended at `low`.
+`cascadia activate FILE` begins again with the time of the file.
 """
 
 from collections.abc import Callable
@@ -41,7 +47,9 @@ UNCLEAN_RESETS_MAX = 24
 """Resets of the TPM's clock that cost nothing since the last signed time. A site without a buffered power supply that
 loses its power each day for three weeks is below it. 24 losses are at most 28 hours."""
 SURE_SHARE = 17, 20
-"""The share of the measured time that `low` counts. A TPM's clock may be fast by 15 % (TPM 2.0 Library Part 1, 36.2)."""
+"""The share of the measured time that `low` counts. The rate of a powered TPM's clock is within 15 % of that of UTC (TPM
+2.0 Library Part 1, section Clock of the chapter Timing Components; 33.3.6 in version 184). The reference implementation
+lets its owner adjust the rate by up to 16.7 % (`CLOCK_ADJUST_LIMIT`). 85 % are below 1 / 1.167."""
 FAR_AHEAD = timedelta(days=30)
 """A wall clock that is ahead of the floor by more, and that no signed time confirms in this boot, is suspect."""
 POWERED_MS_MAX = 100 * 366 * 86_400_000
@@ -144,7 +152,8 @@ class BootTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What one boot knows about the time. A record in memory keeps it across restarts of the agent.
 
     Attributes:
-        booted_at: the time of the boot by the wall clock, as the first start of the agent in this boot found it.
+        booted_at: the time of the boot by the wall clock, as the first start of the agent in this boot found it, or as
+            the first right wall clock of a machine without a clock shows it.
         signed_at: the last signed time of this boot; None before the first.
         signed_boot_seconds: the seconds since the boot at which it was verified.
         low_at: `low` at that moment, or at the first start of the agent in this boot.
@@ -200,6 +209,7 @@ class TrustedTime:
             floor = boot.floor if boot.floor.signed_at > floor.signed_at else floor
         self._floor = floor
         self._booted_at = _minus(clocks.wall(), now) if boot is None else boot.booted_at
+        self._without_clock = _plus(self._booted_at, _seconds(now)) < _plus(low, -CLOCK_SKEW)
         self._signed = None if boot is None or boot.signed_at is None else (boot.signed_at, boot.signed_boot_seconds)
         self._reading: tuple[ClockInfo, float, float] | None = None
         self._low = (low, awake)
@@ -269,9 +279,12 @@ class TrustedTime:
         if self._signed is not None:
             at, since = self._signed
             return max(_plus(at, _seconds(now - since)), self.low()), "signed"
+        wall, least = self._clocks.wall(), self.least_high()
+        if self._without_clock and least <= wall <= _plus(least, FAR_AHEAD):
+            self._booted_at, self._without_clock = _minus(wall, now), False
+            self._boot = self._record()
         # A correction of the wall clock within the boot counts. A step forward moves nothing beyond the boot's time.
-        wall = min(self._clocks.wall(), _plus(self._booted_at, _seconds(now)))
-        least = self.least_high()
+        wall = min(wall, _plus(self._booted_at, _seconds(now)))
         return (wall, "wall-clock") if wall > least else (least, "floor")
 
     def observe(self, clock: ClockInfo) -> None:
@@ -298,10 +311,15 @@ class TrustedTime:
         self._boot = self._record()
 
     def passed(self, at: datetime) -> None:
-        """Take a signed time that has passed, perhaps long ago: `issued_at` of a verified statement."""
+        """Take a signed time that has passed, perhaps long ago: `issued_at` of a verified statement.
+
+        A time between `low` and the floor's earliest `high` does not become the floor. It would take back the measured
+        time and the losses that a later boot counts in `high`.
+        """
         at = min(at, LATEST)
         if at > self.low():
-            self._floor = signed(self._floor, self.low(), at, self._clock(asleep=True))
+            if at >= least_high_of(self.floor):
+                self._floor = signed(self._floor, self.low(), at, self._clock(asleep=True))
             self._raise(at, at)
 
     def _raise(self, low: datetime, least_high: datetime) -> None:

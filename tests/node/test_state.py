@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -10,15 +11,17 @@ import pytest
 from node.disk import calls
 from node.disk.files import encode_state, remove_directory, remove_file, write_atomic
 from node.disk.identity import Identity, _CurrentFile
+from node.disk.pending import PendingRenewal
 from node.errors import NodeError, StateDamaged, StateError, StateUnreadable, StateUnsafe
 from node.hwbind import counter, keys
+from node.hwbind.succession import Succession, record_succession
 from node.hwbind.tpm import Tpm
 from node.licensing import floors
 from node.licensing.boot_time import machine_clocks
 from node.licensing.store import StatementFile
 from node.state import CONDITION_CURRENT, CONDITION_OPEN, CONDITION_PENDING, NotActivated, State
 from protocol.evidence import NvCounter
-from protocol.ids import NodeId, NodeSpiffeId
+from protocol.ids import NodeId, NodeSpiffeId, RenewalId
 from protocol.signed.envelope import assemble, key_id
 from tests.node.conftest import Machine
 from tests.node.shells import apply, hardware, identity, install, load_licence, trust_of
@@ -388,6 +391,51 @@ def write_floors(state: State, tpm: Tpm, key: keys.WrappedKey) -> None:
     signed = floors.signing_input(record, key.public_key())
     signature = off_loop(lambda: tpm.call(lambda esys: keys.sign(esys, key, signed)))
     assert not state.floors.store.write(assemble(signed, signature))
+
+
+def rekey_under_way(state: State, new: keys.WrappedKey, succession: Succession | None) -> None:
+    state.identities.save_renewal(
+        PendingRenewal(
+            generation=1,
+            renewal=RenewalId("ren_0" + "1" * 25),
+            node_key=new,
+            proof=b"{}",
+            succession=succession or msgspec.UNSET,
+        )
+    )
+
+
+async def test_a_key_that_only_a_file_names_signs_no_floor_record(
+    fabric: Fabric, state: State, tpm: Tpm, machine: Machine
+) -> None:
+    """The author of a file knows the counter's value from the old record. He can name a key and sign with it."""
+    stranger = await tpm.run(keys.create_node_key)
+    write_floors(state, tpm, stranger)
+    of_himself = await tpm.run(partial(record_succession, former=stranger, new=stranger))
+    forged = msgspec.structs.replace(of_himself, former=machine.node_key.public)
+    for succession in (None, of_himself, forged):
+        rekey_under_way(state, stranger, succession)
+        load_licence(state)
+        assert state.floors.place is None
+        assert "no key of this node has signed it" in state.floors._found.damaged[0]
+
+
+async def test_after_a_rekey_that_was_cut_off_the_record_of_either_key_fits(
+    fabric: Fabric, state: State, tpm: Tpm, machine: Machine
+) -> None:
+    """The record and the identity on the disk change one after the other, and each of them can fail alone."""
+    former, new = machine.node_key, await tpm.run(keys.create_node_key)
+    succession = await tpm.run(partial(record_succession, former=former, new=new))
+    write_floors(state, tpm, new)
+    rekey_under_way(state, new, succession)
+    load_licence(state)
+    assert state.floors.place == COUNTER.index, "the identity has the former key, and the record the new one"
+    write_floors(state, tpm, former)
+    chain = identity(fabric, machine.ak, new).chain
+    state.identities.replace_device_chain(1, chain, new, None, succession)
+    state.identities.clear_renewal()
+    load_licence(state)
+    assert state.floors.place == COUNTER.index, "the identity has the new key, and the record the former one"
 
 
 def of_another_node(state: State, fabric: Fabric, machine: Machine, key: keys.WrappedKey) -> Identity:

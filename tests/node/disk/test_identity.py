@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from node.disk.identity import Identity, IdentityStore
+from node.disk.identity import FORMER_KEYS_MAX, Identity, IdentityStore
 from node.disk.pending import PendingActivation, PendingRenewal
 from node.errors import DiskFull, StateDamaged
 from node.hwbind.keys import WrappedKey, key_hash
@@ -231,10 +231,20 @@ def test_a_rekey_replaces_certificate_and_key(store: IdentityStore) -> None:
         assert keys_stored(store) == 1
     renewed = (certificate(20, rekeyed(12).key.public_key()), certificate(2))
     store.replace_device_chain(1, renewed, rekeyed(12).key)
-    former = (key_hash(rekeyed(11).key.public_key()),)
+    former = tuple(key_hash(rekeyed(number).key.public_key()) for number in (11, 10))
     assert store.current() == msgspec.structs.replace(
         make_identity(1), node_key=rekeyed(12).key, chain=renewed, other_keys=former
     )
+
+
+def test_a_lease_may_name_each_key_since_the_last_lease_however_many_rekeys_follow(store: IdentityStore) -> None:
+    """The stored lease names the key that the cloud knew. Two rekeys can come before the next lease."""
+    confirmed(store, 1)
+    for number in range(10, 30):
+        key, chain = rekeyed(number)
+        store.replace_device_chain(1, chain, key)
+    earlier = tuple(key_hash(rekeyed(number).key.public_key()) for number in range(28, 28 - FORMER_KEYS_MAX, -1))
+    assert store.load(1).other_keys == earlier
 
 
 def test_a_lease_may_name_the_key_before_a_rekey_and_that_of_an_open_renewal(store: IdentityStore) -> None:

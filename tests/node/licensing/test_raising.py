@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import trio
+from trio.lowlevel import checkpoint
+from trio.testing import MockClock
 
 from node.clock import utc_now
 from node.conditions import Conditions
@@ -16,6 +20,7 @@ from node.errors import DiskFull
 from node.hwbind import counter
 from node.hwbind.errors import TpmBusy, TpmNvFull
 from node.hwbind.tpm import Esys, Tpm
+from node.licensing import floor_writing
 from node.licensing.floor_store import FloorStore
 from node.licensing.floors import FloorView, Silent
 from node.licensing.raising import NO_COUNTER, NOT_RAISED, FloorKeeper, label_of, read_counter
@@ -306,6 +311,36 @@ async def test_an_increment_that_fails_does_not_stop_the_machine(site: Site, mon
     assert not await keeper.raise_now()
     _, view = site.start()
     assert (view.judged.standing, view.floor) == ("unfinished", (1, 6))
+    monkeypatch.setattr(FloorStore, "write", None)
+    for _ in range(3):
+        assert not await keeper.raise_now(), "a retry writes no copy again"
+    (condition,) = site.conditions.current()
+    assert condition.code == NOT_RAISED
+    assert "the record is stored; the TPM does not advance its counter" in condition.text
+
+
+async def test_a_counter_that_does_not_advance_is_tried_once_an_hour(
+    site: Site, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    # Works of the disk and of the TPM take real time. The clock of the test does not advance meanwhile.
+    autojump_clock.autojump_threshold = float("inf")
+    keeper = await site.first()
+    tries: list[float] = []
+
+    async def refuse(*_: object) -> None:
+        tries.append(trio.current_time())
+        await checkpoint()
+        raise TpmBusy("the NV memory")
+
+    monkeypatch.setattr(floor_writing, "count", refuse)
+    keeper.note(verified(make_lease(seq=6)))
+    assert not await keeper.raise_now()
+    autojump_clock.autojump_threshold = 0.0
+    with trio.move_on_after(DAY.total_seconds()):
+        await keeper.run()
+    pauses = [later - earlier for earlier, later in pairwise(tries[1:])]
+    assert max(pauses) == 3600.0
+    assert len(tries) < 12 + 24
 
 
 async def test_a_chip_without_room_has_no_floor_and_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

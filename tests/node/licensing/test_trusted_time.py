@@ -202,6 +202,50 @@ def test_a_statement_is_a_lower_bound(site: Site) -> None:
     assert not site.time.confirmed
 
 
+def test_a_statement_takes_no_measured_time_back(site: Site) -> None:
+    """`low` counts 85 % of the measured time. A statement between `low` and `high` raises the one, not lowers the other."""
+    site.cloud()
+    site.machine.run(100 * DAY)
+    site.reboot(wall=EPOCH)
+    high = site.time.high()
+    issued = site.machine.true - 5 * DAY
+    assert site.time.low() < issued < high
+    site.time.passed(issued)
+    assert (site.time.low(), site.time.high()) == (issued, high)
+    site.stored = site.time.floor
+    site.reboot(wall=EPOCH)
+    assert site.time.high() > high
+    site.time.passed(issued)
+    assert site.time.low() >= issued
+
+
+def test_a_boot_without_a_clock_follows_the_first_right_clock_once(site: Site) -> None:
+    """The coin cell is empty, and the time server of the site sets the clock some minutes after the boot."""
+    site.cloud()
+    site.reboot(10 * DAY, wall=EPOCH)
+    assert site.time.high() < START + HOUR
+    site.machine.set_wall(site.machine.true)
+    judged = site.time.judged()
+    assert (judged.high, judged.source, judged.suspect) == (site.machine.true, "wall-clock", False)
+    site.start(site.time.boot)
+    assert site.time.high() == site.machine.true
+    for step in (1 * DAY, 20 * DAY):
+        site.machine.set_wall(site.machine.true + step)
+        assert site.time.high() == site.machine.true
+    site.machine.set_wall(EPOCH)
+    assert site.time.high() < START + HOUR, "a correction counts, down to the floor"
+
+
+def test_a_boot_without_a_clock_follows_no_clock_that_is_far_ahead(site: Site) -> None:
+    site.cloud()
+    site.reboot(10 * DAY, wall=EPOCH)
+    site.machine.set_wall(START + FAR_AHEAD + 2 * DAY)
+    assert site.time.high() < START + HOUR
+    assert site.time.judged().suspect
+    site.machine.set_wall(site.machine.true)
+    assert site.time.high() == site.machine.true
+
+
 def test_each_power_cut_loses_a_bounded_time_and_their_number_is_bounded(site: Site) -> None:
     """A machine that loses its power every hour stops the TPM's clock. After the budget each loss counts in full."""
     site.cloud()
