@@ -97,7 +97,7 @@ class World:
         tenant = str(self.operate("tenant", "create", "benchmark")["id"])
         roots, chip = self.directory / "ek-roots.pem", self.machine.chip
         roots.write_text(chip.ek_roots_pem.read_text() + chip.ek_intermediates_pem.read_text())
-        self.operate("tenant", "trust", tenant, "--ek-root", str(roots))
+        self.operate("hardware", "add-root", tenant, str(roots))
         return tenant
 
     def new_code(self, tenant: str, name: str, *options: str) -> Path:

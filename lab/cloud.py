@@ -104,7 +104,7 @@ class Cloud:
         tenant = str(self.run("tenant", "create", name)["id"])
         chain = self._scratch / "ek-roots.pem"
         chain.write_text(chip.ek_roots_pem.read_text() + chip.ek_intermediates_pem.read_text())
-        self.run("tenant", "trust", tenant, "--ek-root", str(chain))
+        self.run("hardware", "add-root", tenant, str(chain))
         return tenant
 
     def code(self, tenant: str, *options: str, entitlement: str = "vision") -> Path:

@@ -157,7 +157,7 @@ _KINDS = (
         403,
         "The tenant requires a valid quote of known PCR values, and this quote is not accepted",
         "See `detail`. `cascade node show NODE` shows the values, `cascade node accept-pcrs NODE` accepts changed ones. "
-        "`cascade tenant trust TENANT --pcr-policy report` ends the requirement.",
+        "`cascade tenant pcr-policy TENANT report` ends the requirement.",
     ),
     # Published trust.
     ProblemKind("trust_refused", 422, "The new trust cannot be published", "See `detail`; it names the rule."),

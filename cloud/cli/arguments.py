@@ -70,8 +70,8 @@ def lease_terms(text: str) -> schemas.LeaseTerms:
         raise CliError(
             EXIT_USAGE,
             "lease_invalid",
-            f"cannot read --lease-seconds {text}: it is not four whole numbers R,E,G,T",
-            "For example: --lease-seconds 86400,604800,1209600,1814400",
+            f"cannot read the dates {text}: they are not four whole numbers R,E,G,T",
+            "For example: 86400,604800,1209600,1814400",
         ) from error
     return schemas.LeaseTerms(
         refresh_after_seconds=refresh, expires_seconds=expires, grace_seconds=grace, terminate_seconds=terminate

@@ -31,7 +31,7 @@ def parser() -> ArgumentParser:
     """The parser of the whole command line. A command's options are added once the command line names the command."""
     root = Parser(
         prog="cascade",
-        description="Run a Cascade cloud and operate it: tenants, activation codes, approvals, nodes, tokens, audit.",
+        description="Run a Cascade cloud and operate it: tenants, trusted hardware, activation codes, approvals, nodes, tokens, audit.",
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
@@ -42,7 +42,8 @@ def parser() -> ArgumentParser:
     commands.load("serve", "run one service", "cloud.cli.run", "add_serve_options")
     commands.load("config", "check the settings of the services without starting them", "cloud.cli.config")
     commands.load("pki", "manage the certificate authorities, on Breakwater's host", "cloud.cli.pki.commands")
-    commands.load("tenant", "manage tenants and the hardware that they trust", "cloud.cli.tenants")
+    commands.load("tenant", "manage tenants and their policies for machines", "cloud.cli.tenants")
+    commands.load("hardware", "show and change the hardware that a tenant trusts", "cloud.cli.hardware.commands")
     commands.load("code", "make, list and revoke activation codes", "cloud.cli.codes")
     commands.load("activation", "show activations, approve or deny those that wait", "cloud.cli.activation.commands")
     commands.load("node", "show nodes and change their standing", "cloud.cli.nodes")

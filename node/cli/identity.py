@@ -120,7 +120,7 @@ def _key(ek_type: EkType, found: Endorsement | None, store: Store, note: str = "
             "The certificate is for another key than the one that the TPM makes from this template. A reset of the TPM's "
             "firmware can cause that. The operator can allow the key by its name."
         )
-    allowed = f"cascade tenant trust TENANT --allow-ek {name}" if name and ek_type == DEFAULT_EK_TYPE else ""
+    allowed = f"cascade hardware allow-ek TENANT {name}" if name and ek_type == DEFAULT_EK_TYPE else ""
     return KeyShown(
         ek_type, template.label, name, allowed, found.template if found is not None else "", certificate, note
     )

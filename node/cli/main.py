@@ -97,8 +97,8 @@ def _parser(only: str = "") -> argparse.ArgumentParser:
     identity = add(
         "identity",
         "show the endorsement keys of the TPM",
-        "Shows each endorsement key (EK) that can identify this machine, with the name that `cascade tenant trust "
-        "TENANT --allow-ek NAME` takes, and the certificates in the NV memory of the TPM. It needs no activation, and "
+        "Shows each endorsement key (EK) that can identify this machine, with the name that `cascade hardware "
+        "allow-ek TENANT NAME` takes, and the certificates in the NV memory of the TPM. It needs no activation, and "
         "works beside a running agent.",
     )
     identity.add_argument("action", choices=["ek"], help="ek: show the endorsement keys and their certificates")

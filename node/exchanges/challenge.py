@@ -56,7 +56,7 @@ async def start(send: Callable[[EndorsementEvidence], Awaitable[T]], sent: Endor
     except api.CloudRefused as refusal:
         if refusal.code in _CHIP_REFUSED and sent.ek_public.startswith(TEMPLATES["rsa2048"].head):
             refusal.next = (
-                "Ask your vendor to allow this machine's endorsement key: `cascade tenant trust TENANT --allow-ek "
+                "Ask your vendor to allow this machine's endorsement key: `cascade hardware allow-ek TENANT "
                 f"{name_of(sent.ek_public).hex()}`. `cascadia identity ek` shows the keys and certificates of the TPM."
             )
         raise

@@ -4,12 +4,12 @@ The folder has `cas/*.pem` (makers' CA certificates), `leaves/*.der` (EK certifi
 `README.md` with a table: file, right verdict. A verdict begins with `attested`, `refused as attested; tier tpm` or
 `refused`. The folder stays outside of this repository.
 
-The CA certificates are divided into requests, read and sorted as `cascade tenant trust` and Fabric do. A certificate is
+The CA certificates are divided into requests, read and sorted as `cascade hardware` and Fabric do. A certificate is
 cut from its padding as the agent does. Then it is judged for a tenant that admits `attested` only, and again for one
 that admits `tpm` too. If the folder has no CA of a certificate's issuer, a stand-in for the CA signs the same bytes of
 the certificate again. Then everything is judged except the maker's own signature; the line says so.
 
-The makers of the CA certificates are recognised as `cascade tenant trust --bundle` does, and counted in the figures.
+The makers of the CA certificates are recognised as `cascade hardware import-bundle` does, and counted in the figures.
 """
 
 import argparse
@@ -23,8 +23,8 @@ import msgspec
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from cloud.cli.tenant_trust.maker_bundles import read_bundles
-from cloud.cli.tenant_trust.pem_parts import blocks, parts, text_of
+from cloud.cli.hardware.maker_bundles import read_bundles
+from cloud.cli.hardware.pem_parts import blocks, parts, text_of
 from cloud.fabric.attestation.ek_roots import parse_trust_pem, read_ca, trusted_roots
 from cloud.fabric.attestation.ek_trust import TenantTrust, check_chip
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused

@@ -20,7 +20,7 @@ from cryptography.x509 import ocsp as library_ocsp
 from cloud.breakwater.errors import CsrRefused
 from cloud.breakwater.pkix import ocsp
 from cloud.breakwater.pkix.csr import NODE_CURVES, open_csr
-from cloud.cli.tenant_trust.pem_parts import blocks, parts, text_of
+from cloud.cli.hardware.pem_parts import blocks, parts, text_of
 from cloud.fabric.attestation.ek_roots import TrustError, parse_trust_pem, trusted_roots
 from cloud.fabric.attestation.ek_trust import Chip, TenantTrust, check_chip
 from cloud.fabric.attestation.evidence import verify_key

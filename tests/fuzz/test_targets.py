@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from cloud.cli.tenant_trust.pem_parts import text_of
+from cloud.cli.hardware.pem_parts import text_of
 from cloud.fabric.attestation.ek_roots import parse_trust_pem
 from protocol.maker_certificates import exact_certificate, read_certificate
 from tests.fuzz.targets import INPUT_BYTES_MAX, TARGETS, chip_of

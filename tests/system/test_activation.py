@@ -18,7 +18,7 @@ def test_the_same_chip_is_the_same_node_in_the_same_seat(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     tenant = cloud.tenant(chips[0])
-    cloud.run("tenant", "trust", tenant, "--pcr-policy", "require")
+    cloud.run("tenant", "pcr-policy", tenant, "require")
     file = cloud.code(tenant, "--seats", "1")
     first = machine.run("activate", str(file))
     # `cascade init` has signed the URL that the activation file has.

@@ -25,7 +25,7 @@ def test_a_machine_waits_for_a_person_through_restarts_of_both_sides(
     cloud: Cloud, machine: Machine, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
     tenant = cloud.tenant(chips[0])
-    cloud.run("tenant", "trust", tenant, "--approve-tiers", "attested,tpm")
+    cloud.run("tenant", "approve-tiers", tenant, "attested,tpm")
     file = cloud.code(tenant, "--seats", "1")
     error = machine.run("activate", str(file), "--no-wait", expect=WAITS)["error"]
     found = waiting(cloud)

@@ -49,7 +49,7 @@ def test_a_machine_without_a_tpm_and_a_copy_of_its_disk(
     with ended(machine, other):
         assert machine.run("activate", file, expect=87)["error"]["code"] == "tpm-absent"
         assert machine.run("activate", file, "--software", expect=77)["error"]["code"] == "tier_refused"
-        cloud.run("tenant", "trust", tenant, "--tiers", "attested,software")
+        cloud.run("tenant", "tiers", tenant, "attested,software")
         licence = machine.run("activate", file, "--software")
         assert (licence["state"], licence["lease"]["tier"]) == ("active", "software")
         machine.up()

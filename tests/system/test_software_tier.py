@@ -32,7 +32,8 @@ def test_a_machine_without_a_tpm_is_approved_known_again_and_renewed(cloud: Clou
     refused = SoftwareNode(cloud)
     body = StartSoftwareActivation(secret_of(cloud.code(tenant)), spki_of(refused.key), "1.0")
     refused.ask(PATH_SOFTWARE_ACTIVATIONS, body).refused("tier_refused")
-    cloud.run("tenant", "trust", tenant, "--tiers", "software", "--approve-tiers", "software")
+    cloud.run("tenant", "tiers", tenant, "software")
+    cloud.run("tenant", "approve-tiers", tenant, "software")
     code = secret_of(cloud.code(tenant, "--seats", "2"))
     node = SoftwareNode(cloud)
     activation, proof = node.start(code)
@@ -50,7 +51,7 @@ def test_a_machine_without_a_tpm_is_approved_known_again_and_renewed(cloud: Clou
     (listed,) = cloud.run("node", "list", "--tenant", tenant)
     assert (listed["tier"], listed["id"]) == ("software", node.activated.node)
     # The key and the serial numbers are the same node in the same seat. A copied directory is neither.
-    cloud.run("tenant", "trust", tenant, "--approve-tiers", "none")
+    cloud.run("tenant", "approve-tiers", tenant, "none")
     activation, proof = node.start(code)
     again = node.ask(path_software_proof(activation), proof).into(Activated)
     assert (again.node, again.generation) == (node.activated.node, 2)

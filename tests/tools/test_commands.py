@@ -93,9 +93,9 @@ def test_a_missing_command_is_named(commands: Commands, text: str, problem: str)
 def test_options_that_a_command_adds_late_are_known(tmp_path: Path) -> None:
     (tmp_path / "Makefile").touch()
     real = Commands(tmp_path, {"cascade": cascade_parser}, {})
-    assert not list(real.problems("cascade tenant trust TENANT --ek-root FILE"))
-    assert list(real.problems("cascade tenant trust TENANT --ek-roots FILE")) == [
-        "cascade tenant trust has no option --ek-roots"
+    assert not list(real.problems("cascade hardware add-root TENANT FILE --ek-type rsa2048"))
+    assert list(real.problems("cascade hardware add-root TENANT FILE --ek-types rsa2048")) == [
+        "cascade hardware add-root has no option --ek-types"
     ]
 
 

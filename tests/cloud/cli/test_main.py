@@ -53,6 +53,7 @@ def test_the_groups() -> None:
             "config",
             "pki",
             "tenant",
+            "hardware",
             "code",
             "activation",
             "node",

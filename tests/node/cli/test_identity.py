@@ -33,7 +33,7 @@ async def test_the_name_is_the_one_that_an_operator_allows(machine: Machine, tpm
     name = (await tpm.run(endorsement.read_endorsement)).name.hex()
     rsa = document.keys[0]
     assert (rsa.ek_type, rsa.name, document.exit_code) == ("rsa2048", name, 0)
-    assert rsa.allow_ek == f"cascade tenant trust TENANT --allow-ek {name}"
+    assert rsa.allow_ek == f"cascade hardware allow-ek TENANT {name}"
     assert rsa.certificate is not None
     assert (rsa.certificate.index, rsa.certificate.issuer, rsa.note) == ("0x01c00002", "CN=swtpm-localca", "")
     assert f"allow by name:    {rsa.allow_ek}" in text

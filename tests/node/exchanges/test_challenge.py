@@ -118,7 +118,7 @@ async def test_a_cloud_that_knows_one_key_only_gets_one_key(endorsement: Endorse
         refusing = Cloud(*codes)
         with pytest.raises(CloudRefused) as refused:
             await start(refusing.start, sent)
-        assert "--allow-ek" not in refused.value.next
+        assert "allow-ek" not in refused.value.next
         assert len(refusing.taken) == len(codes)
 
 
@@ -126,11 +126,11 @@ async def test_a_cloud_that_knows_one_key_only_gets_one_key(endorsement: Endorse
 async def test_a_refused_chip_is_told_by_its_name(endorsement: EndorsementEvidence, code: Code) -> None:
     with pytest.raises(CloudRefused) as refused:
         await start(Cloud(code).start, endorsement)
-    assert f"--allow-ek {name_of(endorsement.ek_public).hex()}`" in refused.value.next
+    assert f"allow-ek TENANT {name_of(endorsement.ek_public).hex()}`" in refused.value.next
     ecc = msgspec.structs.replace(endorsement, ek_public=endorsement.others[0].ek_public)
     with pytest.raises(CloudRefused) as refused:
         await start(Cloud(code).start, ecc)
-    assert "--allow-ek" not in refused.value.next
+    assert "allow-ek" not in refused.value.next
 
 
 def test_the_recorded_ek_is_the_challenged_one() -> None:

@@ -76,9 +76,9 @@ class Site:
     tenant: str = ""
     refusal: Mapping[str, Any] = field(default_factory=dict)
 
-    def trust(self, *options: str) -> Any:
-        """Change the tenant's trust."""
-        return self.cloud.run("tenant", "trust", self.tenant, *options)
+    def trust(self, action: str, *options: str) -> Any:
+        """Show or change the hardware that the tenant trusts."""
+        return self.cloud.run("hardware", action, self.tenant, *options)
 
     def file(self, *cas: Authority) -> str:
         """A file of CA certificates."""
@@ -106,20 +106,18 @@ def allow_by_name(site: Site) -> None:
     said = site.refusal["next"]
     if key["allow_ek"] not in said:
         raise StepFailed(f"the refusal's next step {said!r} is not that of `identity ek`: {key['allow_ek']!r}")
-    site.trust("--allow-ek", key["name"], "--note", "seen on the board")
+    site.trust("allow-ek", key["name"], "--note", "seen on the board")
 
 
 def admit_tpm(site: Site) -> None:
     """Admit chips that no maker vouches for."""
-    site.trust("--tiers", "attested,tpm")
+    site.cloud.run("tenant", "tiers", site.tenant, "attested,tpm")
 
 
 def name_the_type(site: Site) -> None:
     """Trust the same root again, for the type of the chip's EK. A root names one type."""
-    roots = [each["sha256"] for each in site.trust()["ek_roots"] if each["root"]]
-    removed = [option for sha256 in roots for option in ("--remove-root", sha256)]
-    file = str(site.machine.directory / "cas.pem")
-    site.trust(*removed, "--ek-root", file, "--ek-type", site.kind.ek_type)
+    site.trust("remove-root", *(each["sha256"] for each in site.trust("show")["ek_roots"] if each["root"]))
+    site.trust("add-root", str(site.machine.directory / "cas.pem"), "--ek-type", site.kind.ek_type)
 
 
 POLICIES = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.5.29.32.0"), None)])
@@ -193,7 +191,7 @@ def walk(cloud: Cloud, machine: Machine, tpm: Tpm, kind: Kind) -> None:
         site.tenant = str(cloud.run("tenant", "create", "field")["id"])
         trusted = site.file(*cas[: len(cas) - kind.stored_cas])
         if kind.trusts:
-            site.trust("--ek-root", trusted, "--ek-type", kind.trusted_type or kind.ek_type)
+            site.trust("add-root", trusted, "--ek-type", kind.trusted_type or kind.ek_type)
         file = str(cloud.code(site.tenant))
         if kind.refused:
             site = replace(site, refusal=machine.run("activate", file, expect=77)["error"])

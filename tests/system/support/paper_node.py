@@ -193,7 +193,7 @@ def paper_tenant(cloud: Cloud, directory: Path) -> str:
     tenant = str(cloud.run("tenant", "create", "paper")["id"])
     roots = directory / "paper-roots.pem"
     roots.write_bytes(maker().root.pem + maker().intermediate.pem)
-    cloud.run("tenant", "trust", tenant, "--ek-root", str(roots))
+    cloud.run("hardware", "add-root", tenant, str(roots))
     return tenant
 
 

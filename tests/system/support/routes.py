@@ -110,7 +110,7 @@ class World:
         wait_until("the revocation of the old key's certificates", lambda: cloud.rows("fabric", states) == [("done",)])
         self._renewal = encode_base64(request(self.other.node_key))
         software = str(cloud.run("tenant", "create", "without TPMs")["id"])
-        cloud.run("tenant", "trust", software, "--tiers", "software")
+        cloud.run("tenant", "tiers", software, "software")
         self._software_code = secret_of(cloud.code(software, "--seats", "5"))
         self._software = SoftwareNode(cloud)
         self._software_activation, self._software_proof = self._software.start(self._software_code)

@@ -226,7 +226,7 @@ class Site:
     def demand_approval(self, tiers: str) -> None:
         """Have the tenant demand approval for these tiers. Raises Interrupted."""
         ((tenant,),) = self.cloud.rows("fabric", "SELECT id FROM tenant")
-        self.operate("tenant", "trust", str(tenant), "--approve-tiers", tiers)
+        self.operate("tenant", "approve-tiers", str(tenant), tiers)
 
     def approve(self) -> None:
         """Approve every activation that waits. Raises Interrupted."""

@@ -1,9 +1,9 @@
-"""`cloud.cli.tenant_trust.pem_parts`: a file of any form becomes parts that one request can carry."""
+"""`cloud.cli.hardware.pem_parts`: a file of any form becomes parts that one request can carry."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.cli.tenant_trust.pem_parts import PART_BYTES_MAX, Block, blocks, parts, text_of
+from cloud.cli.hardware.pem_parts import PART_BYTES_MAX, Block, blocks, parts, text_of
 from cloud.fabric.attestation.ek_roots import TRUST_CERTIFICATES_MAX, TRUST_PEM_BYTES_MAX, parse_trust_pem
 from tests.simulators.forged_evidence import maker
 

@@ -1,4 +1,4 @@
-"""`cloud.cli.tenant_trust.imports`: bundles of makers and lists of keys in parts that fit a request, reports, and removals."""
+"""`cloud.cli.hardware.imports`: bundles of makers and lists of keys in parts that fit a request, reports, and removals."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,11 @@ import msgspec
 import pytest
 
 from cloud.cli.main import main
-from cloud.cli.tenant_trust.imports import two_types
 from cloud.fabric import schemas
 from protocol.encoding import sha256_hex
 from tests.cloud.cli.conftest import Calls
+from tests.cloud.cli.hardware.test_maker_bundles import AMD, ENDED_BADLY, INFINEON, ISSUING, pem
 from tests.cloud.cli.support import AT, TENANT, error_of
-from tests.cloud.cli.tenant_trust.test_maker_bundles import AMD, ENDED_BADLY, INFINEON, ISSUING, pem
 
 PATH = f"/v1/tenants/{TENANT}/trust"
 TRUST: dict[str, Any] = {"tenant": TENANT, "tiers": ["attested"], "ek_roots": [], "ek_allowed": []}
@@ -36,9 +35,9 @@ def test_the_certificates_of_a_chosen_maker_are_imported(
 ) -> None:
     calls.answer("GET", PATH, {**TRUST, "ek_roots": [root_of(INFINEON.der)]})
     calls.answer("POST", PATH + "/ek-roots", {**TRUST, "upload": {"added": 1, "known": 0, "refused": []}})
-    assert main(["tenant", "trust", TENANT, "--bundle", bundle, "--maker", "IFX", "--json"]) == 77
+    assert main(["hardware", "import-bundle", TENANT, bundle, "--maker", "IFX", "--json"]) == 77
     shown = capsys.readouterr()
-    report = json.loads(shown.out)["bundle"]
+    report = json.loads(shown.out)
     assert [(each["role"], each["result"]) for each in report["taken"]] == [
         ("root", "known"),
         ("intermediate", "added"),
@@ -56,7 +55,7 @@ def test_a_dry_run_shows_the_makers_and_sends_nothing(
     calls: Calls, bundle: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls.answer("GET", PATH, TRUST)
-    assert main(["tenant", "trust", TENANT, "--bundle", bundle, "--dry-run", "--maker", "amd"]) == 0
+    assert main(["hardware", "import-bundle", TENANT, bundle, "--dry-run", "--maker", "amd"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines if line.startswith(("MAKER", "amd", "infineon"))] == [
         ["MAKER", "ROOTS", "INTERMEDIATES", "UNUSABLE", "CHOSEN"],
@@ -71,8 +70,8 @@ def test_what_fabric_refuses_is_in_the_report(calls: Calls, bundle: str, capsys:
     refused = [{"number": 1, "line": 1, "reason": "the root is trusted already, for EKs of the type ecc_p256"}]
     calls.answer("GET", PATH, {**TRUST, "ek_roots": [root_of(AMD.der, "ecc_p256")]})
     calls.answer("POST", PATH + "/ek-roots", {**TRUST, "upload": {"added": 0, "known": 0, "refused": refused}})
-    assert main(["tenant", "trust", TENANT, "--bundle", bundle, "--maker", "amd", "--json"]) == 77
-    report = json.loads(capsys.readouterr().out)["bundle"]
+    assert main(["hardware", "import-bundle", TENANT, bundle, "--maker", "amd", "--json"]) == 77
+    report = json.loads(capsys.readouterr().out)
     assert report["taken"] == []
     assert report["not_taken"][0]["reason"] == refused[0]["reason"]
 
@@ -80,22 +79,19 @@ def test_what_fabric_refuses_is_in_the_report(calls: Calls, bundle: str, capsys:
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        (["--maker", "amd"], "arguments_invalid"),
-        (["--dry-run"], "arguments_invalid"),
-        (["--bundle", "B", "--dry-run", "--tiers", "tpm"], "arguments_invalid"),
-        (["--bundle", "B", "--maker", "nobody"], "maker_unknown"),
-        (["--bundle", "B", "--maker", "samsung"], "maker_not_in_bundle"),
-        (["--allow-eks", "B"], "file_unreadable"),
-        (["--allow-eks", "/nonexistent"], "file_unreadable"),
-        (["--allow-eks", "B", "--column", "x"], "file_unreadable"),
-        (["--remove-root", "../x"], "arguments_invalid"),
+        (["import-bundle", TENANT, "B", "--maker", "nobody"], "maker_unknown"),
+        (["import-bundle", TENANT, "B", "--maker", "samsung"], "maker_not_in_bundle"),
+        (["allow-eks", TENANT, "B"], "file_unreadable"),
+        (["allow-eks", TENANT, "/nonexistent"], "file_unreadable"),
+        (["allow-eks", TENANT, "B", "--column", "x"], "file_unreadable"),
+        (["remove-root", TENANT, "../x"], "arguments_invalid"),
     ],
 )
 def test_what_cannot_be_done_is_not_sent(
     calls: Calls, bundle: str, capsys: pytest.CaptureFixture[str], options: list[str], code: str
 ) -> None:
     asked = [bundle if option == "B" else option for option in options]
-    assert main(["tenant", "trust", TENANT, *asked, "--json"]) == 2
+    assert main(["hardware", *asked, "--json"]) == 2
     assert error_of(capsys.readouterr().out)["code"] == code
     assert calls.made == []
 
@@ -103,14 +99,12 @@ def test_what_cannot_be_done_is_not_sent(
 def test_a_list_of_keys_is_sent_in_parts(calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys.csv"
     file.write_text("serial;EK SHA-256\n" + "".join(f"{at};{each}\n" for at, each in enumerate(HASHES)) + "x;nothing\n")
-    calls.answer("GET", PATH, {**TRUST, "ek_allowed_total": 600})
     answers = [{"added": 512, "known": 0, "total": 512}, {"added": 80, "known": 8, "total": 600}]
     calls.answer("POST", PATH + "/ek-allowed/import", *answers)
-    options = ["tenant", "trust", TENANT, "--allow-eks", str(file), "--ek-hash", "spki", "--note", "hall 3"]
+    options = ["hardware", "allow-eks", TENANT, str(file), "--ek-hash", "spki", "--note", "hall 3"]
     assert main(options) == 77
     shown = capsys.readouterr()
     assert "592 EKs added, 8 known already, 0 repeated in the file, 1 bad lines; the tenant allows 600" in shown.out
-    assert "and 600 more: `cascade tenant allowed TENANT`" in shown.out
     assert f"cannot use line 602 of {file}: it is no number in hex" in shown.err
     sent = [body for method, _, body in calls.made if method == "POST"]
     assert [(len(body.eks), body.note) for body in sent] == [(512, "hall 3"), (88, "hall 3")]
@@ -120,41 +114,22 @@ def test_a_list_of_keys_is_sent_in_parts(calls: Calls, tmp_path: Path, capsys: p
 
 def test_many_bad_lines_are_counted(calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "keys").write_text(HASHES[0] + "\n" + "bad\n" * 130)
-    calls.answer("GET", PATH, TRUST)
     calls.answer("POST", PATH + "/ek-allowed/import", {"added": 1, "known": 0, "total": 1})
-    assert main(["tenant", "trust", TENANT, "--allow-eks", str(tmp_path / "keys"), "--json"]) == 77
+    assert main(["hardware", "allow-eks", TENANT, str(tmp_path / "keys"), "--json"]) == 77
     shown = capsys.readouterr()
-    listed = json.loads(shown.out)["listed"]
+    listed = json.loads(shown.out)
     assert (listed["bad_lines"], len(listed["bad"])) == (130, 100)
     assert "and 30 more lines" in shown.err
 
 
-def test_removals_and_the_list(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    digest = "AB:" * 31 + "AB"
-    removed, listed = f"{PATH}/ek-roots/{'ab' * 32}/remove", f"{PATH}/ek-allowed"
-    shown = {"sha256": "ab" * 32, "subject": "CN=it", "ek_type": "rsa2048", "not_after": AT, "added_at": AT}
-    calls.answer("GET", PATH, {**TRUST, "ek_roots": [shown]})
-    calls.answer("POST", removed, TRUST)
-    calls.answer("POST", f"{listed}/remove", TRUST)
-    calls.answer("GET", listed, {"items": [{"ek_name": "spki:x", "note": "n", "added_at": AT}], "next_cursor": ""})
-    assert main(["tenant", "trust", TENANT, "--remove-root", digest, "--remove-ek", "spki:x"]) == 0
-    assert [call for call in calls.made if call[0] == "POST"] == [
-        ("POST", removed, None),
-        ("POST", f"{listed}/remove", schemas.RemoveEk(ek="spki:x")),
-    ]
-    assert main(["tenant", "trust", TENANT, "--remove-root", "cd" * 32]) == 77
-    assert "the tenant trusts no CA certificate with this SHA-256" in capsys.readouterr().err
-    assert main(["tenant", "allowed", TENANT]) == 0
-    assert "spki:x" in capsys.readouterr().out
-
-
-def test_a_maker_with_two_types_is_a_warning() -> None:
-    roots = [
-        root_of(b"1", maker="infineon"),
-        root_of(b"2", "ecc_p256", maker="infineon"),
-        root_of(b"3", "ecc_p384", maker="infineon", root=False),
-        root_of(b"4", maker="unknown"),
-        root_of(b"5", "ecc_p256", maker="unknown"),
-    ]
-    (warning,) = two_types(msgspec.convert({**TRUST, "ek_roots": roots}, schemas.TenantTrust))
-    assert warning.startswith("the roots of infineon name several EK types: ecc_p256, rsa2048.")
+def test_the_progress_of_a_long_import_is_shown_to_people(
+    calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").write_text("\n".join(HASHES))
+    calls.answer("POST", PATH + "/ek-allowed/import", {"added": 1, "known": 0, "total": 1})
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    command = ["hardware", "allow-eks", TENANT, str(tmp_path / "keys")]
+    assert main(command) == 0
+    assert capsys.readouterr().err == "\rEKs: 512 of 600\rEKs: 600 of 600\n"
+    assert main([*command, "--json"]) == 0
+    assert capsys.readouterr().err == ""

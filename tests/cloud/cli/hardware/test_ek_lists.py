@@ -1,4 +1,4 @@
-"""`cloud.cli.tenant_trust.ek_lists`: lists of endorsement keys, one a line or a column of a CSV file."""
+"""`cloud.cli.hardware.ek_lists`: lists of endorsement keys, one a line or a column of a CSV file."""
 
 import codecs
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.cli.tenant_trust import ek_lists
-from cloud.cli.tenant_trust.ek_lists import BadLine, ListError, parts, read_list
+from cloud.cli.hardware import ek_lists
+from cloud.cli.hardware.ek_lists import BadLine, ListError, parts, read_list
 from protocol.endorsement import EkHash
 
 A, B, C = ("a1" * 32, "b2" * 32, "c3" * 32)

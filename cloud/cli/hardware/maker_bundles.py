@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from cloud.cli.errors import EXIT_USAGE, CliError
-from cloud.cli.tenant_trust.pem_parts import FILE_BYTES_MAX, Block, blocks, text_of
+from cloud.cli.hardware.pem_parts import FILE_BYTES_MAX, Block, blocks, text_of
 from cloud.fabric.attestation.ek_makers import UNKNOWN, maker_of
 from cloud.fabric.attestation.ek_roots import TrustError, is_root, read_new_ca
 from protocol.encoding import sha256_hex

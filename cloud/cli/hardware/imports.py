@@ -1,23 +1,24 @@
-"""Command group: the options of `cascade tenant trust` that import and remove trusted hardware."""
+"""Adapter: imports the files of trusted hardware into Fabric, in parts that fit a request, and removes hardware."""
 
 import re
-from argparse import ArgumentParser, Namespace
+import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import msgspec
 
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_USAGE, CliError
-from cloud.cli.show import columns
-from cloud.cli.tenant_trust.ek_lists import BAD_LINES_SHOWN, BadLine, EkList, ListError, parts, read_list
-from cloud.cli.tenant_trust.ek_lists import FILE_BYTES_MAX as LIST_BYTES_MAX
-from cloud.cli.tenant_trust.maker_bundles import Bundle, BundleReport, Entry, NotTaken, Result, Taken, read_bundles
-from cloud.cli.tenant_trust.pem_parts import parts as pem_parts
+from cloud.cli.hardware.ek_lists import BAD_LINES_SHOWN, BadLine, EkList, ListError, parts, read_list
+from cloud.cli.hardware.ek_lists import FILE_BYTES_MAX as LIST_BYTES_MAX
+from cloud.cli.hardware.maker_bundles import Bundle, BundleReport, Entry, NotTaken, Result, Taken, read_bundles
+from cloud.cli.hardware.pem_parts import FILE_BYTES_MAX, Block, blocks, text_of
+from cloud.cli.hardware.pem_parts import parts as pem_parts
+from cloud.cli.show import columns, progress
 from cloud.fabric import schemas
 from cloud.fabric.attestation.ek_makers import NoSuchMaker, maker_named
-from protocol.endorsement import EkHash, EkType
+from protocol.endorsement import EkType
 
 
 class ListReport(msgspec.Struct, frozen=True):
@@ -32,66 +33,8 @@ class ListReport(msgspec.Struct, frozen=True):
     total: int
 
 
-def add_hardware_options(trusting: ArgumentParser) -> None:
-    trusting.add_argument(
-        "--bundle",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="trust the CA certificates of makers in a file or folder, as public collections publish them (repeatable)",
-    )
-    trusting.add_argument(
-        "--maker",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="take only the certificates of this maker from --bundle, for example infineon or IFX (repeatable)",
-    )
-    trusting.add_argument(
-        "--dry-run", action="store_true", help="show the makers in --bundle and what would be taken; change nothing"
-    )
-    trusting.add_argument(
-        "--remove-root",
-        action="append",
-        default=[],
-        metavar="SHA256",
-        help="trust a CA certificate no more; its SHA-256 is in the output of this command (repeatable)",
-    )
-    trusting.add_argument(
-        "--allow-eks",
-        type=Path,
-        metavar="FILE",
-        help="allow the RSA-2048 EKs of a list: one a line, or a column of a CSV file; each by its TPM name, or by a SHA-256",
-    )
-    trusting.add_argument(
-        "--column", default="", metavar="NAME", help="heading of the column of --allow-eks with the keys"
-    )
-    trusting.add_argument(
-        "--ek-hash",
-        choices=get_args(EkHash),
-        default="public",
-        help="what a SHA-256 in --allow-eks is over: the EK's TPMT_PUBLIC (public, the default), its "
-        "SubjectPublicKeyInfo in DER (spki), or its certificate in DER (certificate)",
-    )
-    trusting.add_argument("--remove-ek", metavar="EK", help="allow this EK no more, in a form of --allow-eks")
-
-
 def chosen_makers(args: Namespace) -> tuple[str, ...]:
     """The makers that `--maker` names. Raises CliError."""
-    if (args.maker or args.dry_run) and not args.bundle:
-        raise CliError(EXIT_USAGE, "arguments_invalid", "cannot choose makers: --maker and --dry-run need --bundle")
-    changes = (
-        args.ek_root,
-        args.allow_ek,
-        args.allow_eks,
-        args.remove_root,
-        args.remove_ek,
-        args.tiers,
-        args.pcr_policy,
-    )
-    if args.dry_run and any(changes):
-        raise CliError(EXIT_USAGE, "arguments_invalid", "cannot change the trust: --dry-run changes nothing")
     try:
         return tuple(dict.fromkeys(maker_named(name) for name in args.maker))
     except NoSuchMaker as error:
@@ -103,8 +46,11 @@ def chosen_makers(args: Namespace) -> tuple[str, ...]:
         ) from error
 
 
-def import_bundles(server: Server, path: str, args: Namespace) -> BundleReport:
-    """Trust the certificates of `--bundle`. `path` is that of the tenant's trust. Raises CliError."""
+def import_bundles(server: Server, path: str, args: Namespace) -> tuple[BundleReport, schemas.TenantTrust]:
+    """Trust the certificates of bundles. `path` is that of the tenant's trust.
+
+    Returns the report, and the trust as it is then. Raises CliError.
+    """
     makers = chosen_makers(args)
     bundle = read_bundles(args.bundle)
     chosen = bundle.chosen(makers)
@@ -118,7 +64,8 @@ def import_bundles(server: Server, path: str, args: Namespace) -> BundleReport:
         )
     usable = [entry for entry in chosen if not entry.fault]
     refused = [_not_taken(entry, entry.fault) for entry in chosen if entry.fault]
-    there_now = {each.sha256: each for each in server.call("GET", path, schemas.TenantTrust).ek_roots}
+    trusted = server.call("GET", path, schemas.TenantTrust)
+    there_now = {each.sha256: each for each in trusted.ek_roots}
     known = [
         entry
         for entry in usable
@@ -130,59 +77,118 @@ def import_bundles(server: Server, path: str, args: Namespace) -> BundleReport:
     if args.dry_run:
         taken += [_taken(entry, "chosen") for entry in waiting]
     else:
-        added, faults = _send(server, path, waiting, args.ek_type)
+        added, faults, trusted = _send(server, path, waiting, trusted, args)
         taken += [_taken(entry, "added") for entry in added]
         refused += faults
-    return _report(bundle, makers, taken, refused, dry_run=args.dry_run)
+    return _report(bundle, makers, taken, refused, dry_run=args.dry_run), trusted
 
 
-def _send(server: Server, path: str, entries: Sequence[Entry], ek_type: EkType) -> tuple[list[Entry], list[NotTaken]]:
-    """Send certificates in parts that fit a request. Returns those that were taken, and those that were not."""
+def _send(
+    server: Server, path: str, entries: Sequence[Entry], trusted: schemas.TenantTrust, args: Namespace
+) -> tuple[list[Entry], list[NotTaken], schemas.TenantTrust]:
+    """Send certificates in parts that fit a request.
+
+    Returns those that were taken, those that were not, and the trust as it is then; `trusted` is that of before.
+    """
+    ek_type: EkType = args.ek_type
     added: list[Entry] = []
     refused: list[NotTaken] = []
     rest = list(entries)
     for part in pem_parts(entry.block for entry in entries):
         sent, rest = rest[: len(part)], rest[len(part) :]
         body = schemas.AddEkRoots(pem="".join(block.text for block in part), ek_type=ek_type)
-        answer = server.call("POST", path + "/ek-roots", schemas.TenantTrust, body).upload
-        reasons = {each.number: each.reason for each in answer.refused} if answer is not None else {}
+        trusted = server.call("POST", path + "/ek-roots", schemas.TenantTrust, body)
+        refusals = trusted.upload.refused if trusted.upload is not None else ()
+        reasons = {each.number: each.reason for each in refusals}
         for number, entry in enumerate(sent, start=1):
             if number in reasons:
                 refused.append(_not_taken(entry, reasons[number]))
             else:
                 added.append(entry)
-    return added, refused
+        _tell("certificates", len(entries) - len(rest), len(entries), args)
+    return added, refused, trusted
+
+
+def add_roots(
+    server: Server, path: str, found: list[Block], args: Namespace
+) -> tuple[schemas.AddedEkRoots, schemas.TenantTrust | None]:
+    """Send the PEM blocks in parts that fit a request.
+
+    Returns the sum of the answers, and the trust as it is then. Numbers and lines are those of the file.
+    """
+    done = schemas.AddedEkRoots(0, 0)
+    sent = 0
+    trusted = None
+    for part in pem_parts(iter(found)):
+        body = schemas.AddEkRoots(pem="".join(block.text for block in part), ek_type=args.ek_type)
+        trusted = server.call("POST", path + "/ek-roots", schemas.TenantTrust, body)
+        answer = trusted.upload
+        if answer is not None:
+            refused = [
+                msgspec.structs.replace(each, number=sent + each.number, line=part[each.number - 1].line)
+                for each in answer.refused
+                if 0 < each.number <= len(part)
+            ]
+            done = schemas.AddedEkRoots(done.added + answer.added, done.known + answer.known, (*done.refused, *refused))
+        sent += len(part)
+        _tell("certificates", sent, len(found), args)
+    return done, trusted
+
+
+def read_blocks(path: Path) -> list[Block]:
+    """The PEM blocks of a file, or its one certificate in DER. Raises CliError."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise CliError(EXIT_USAGE, "file_unreadable", f"cannot read {path}: {error.strerror}") from error
+    if len(raw) > FILE_BYTES_MAX:
+        raise CliError(EXIT_USAGE, "file_unreadable", f"cannot use {path}: it has more than {FILE_BYTES_MAX} bytes")
+    found = list(blocks(text_of(raw)))
+    if not found:
+        raise CliError(
+            EXIT_USAGE,
+            "file_unreadable",
+            f"cannot use {path}: it contains no certificate",
+            "Name a file with CA certificates in PEM, or with one certificate in DER.",
+        )
+    return found
+
+
+def _tell(what: str, done: int, total: int, args: Namespace) -> None:
+    """Show the progress of an import of several parts, unless the output is for a program."""
+    if sys.stderr.isatty() and not args.json:
+        progress(f"{what}: {done} of {total}", last=done >= total)
 
 
 def import_eks(server: Server, path: str, args: Namespace) -> ListReport:
-    """Allow the endorsement keys of `--allow-eks`. Raises CliError."""
-    found = _read_list(args.allow_eks, args)
-    added = known = total = 0
+    """Allow the endorsement keys of a list. Raises CliError."""
+    found = _read_list(args.file, args)
+    added = known = total = sent = 0
     for part in parts(found.identifiers, schemas.ALLOW_EKS_MAX):
         body = schemas.AllowEks(eks=part, note=args.note)
         answer = server.call("POST", path + "/ek-allowed/import", schemas.AllowedEks, body)
         added, known, total = added + answer.added, known + answer.known, answer.total
-    return ListReport(
-        str(args.allow_eks), added, known, found.repeated, len(found.bad), found.bad[:BAD_LINES_SHOWN], total
-    )
+        sent += len(part)
+        _tell("EKs", sent, len(found.identifiers), args)
+    return ListReport(str(args.file), added, known, found.repeated, len(found.bad), found.bad[:BAD_LINES_SHOWN], total)
 
 
-def remove(server: Server, path: str, args: Namespace) -> list[str]:
-    """Remove the hardware of `--remove-root` and `--remove-ek`. Raises CliError.
+def remove_roots(server: Server, path: str, wanted: Sequence[str]) -> tuple[list[str], schemas.TenantTrust]:
+    """Remove CA certificates by their SHA-256 in hex. Raises CliError.
 
-    Returns a line for each CA certificate that the tenant does not trust. Its removal is no request.
+    Returns a line for each that the tenant does not trust, and the trust as it is then.
     """
     absent = []
-    wanted = [_digest(each) for each in args.remove_root]
-    there = {each.sha256 for each in server.call("GET", path, schemas.TenantTrust).ek_roots} if wanted else set()
-    for digest in wanted:
+    digests = [_digest(each) for each in wanted]
+    trusted = server.call("GET", path, schemas.TenantTrust)
+    there = {each.sha256 for each in trusted.ek_roots}
+    for digest in digests:
         if digest in there:
-            server.call("POST", f"{path}/ek-roots/{digest}/remove", schemas.TenantTrust)
+            trusted = server.call("POST", f"{path}/ek-roots/{digest}/remove", schemas.TenantTrust)
         else:
             absent.append(f"cannot remove {digest}: the tenant trusts no CA certificate with this SHA-256")
-    if args.remove_ek:
-        server.call("POST", path + "/ek-allowed/remove", schemas.TenantTrust, schemas.RemoveEk(ek=args.remove_ek))
-    return absent
+    return absent, trusted
 
 
 def _digest(text: str) -> str:
@@ -241,31 +247,20 @@ def list_lines(report: ListReport) -> str:
     )
 
 
-def complaints(bundle: BundleReport | None, listed: ListReport | None) -> list[str]:
-    """A line for each certificate and each line of a list that was not taken."""
-    found = [
-        f"cannot use the certificate in {each.file}, line {each.line} ({each.subject or each.maker}): {each.reason}"
-        for each in (bundle.not_taken if bundle else ())
-    ]
-    if listed is not None:
-        found += [f"cannot use line {each.line} of {listed.file}: {each.reason}" for each in listed.bad]
-        if listed.bad_lines > len(listed.bad):
-            found.append(f"and {listed.bad_lines - len(listed.bad)} more lines of {listed.file}")
-    return found
-
-
-def two_types(trust: schemas.TenantTrust) -> list[str]:
-    """A warning for each maker whose roots name several EK types: one of its chips could be two nodes."""
-    types: dict[str, set[str]] = {}
-    for each in trust.ek_roots:
-        if each.root and each.maker:
-            types.setdefault(each.maker, set()).add(each.ek_type)
+def unusable(bundle: BundleReport) -> list[str]:
+    """A line for each certificate of a bundle that was not taken."""
     return [
-        f"the roots of {maker} name several EK types: {', '.join(sorted(found))}. A chip with keys of several types "
-        "could activate as several nodes. Trust the roots of one maker for one type."
-        for maker, found in sorted(types.items())
-        if len(found) > 1 and maker != "unknown"
+        f"cannot use the certificate in {each.file}, line {each.line} ({each.subject or each.maker}): {each.reason}"
+        for each in bundle.not_taken
     ]
+
+
+def bad_lines(listed: ListReport) -> list[str]:
+    """A line for each line of a list that was not taken."""
+    found = [f"cannot use line {each.line} of {listed.file}: {each.reason}" for each in listed.bad]
+    if listed.bad_lines > len(listed.bad):
+        found.append(f"and {listed.bad_lines - len(listed.bad)} more lines of {listed.file}")
+    return found
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""`cloud.cli.tenant_trust.maker_bundles`: certificates of a file or folder, their makers, and what cannot be used."""
+"""`cloud.cli.hardware.maker_bundles`: certificates of a file or folder, their makers, and what cannot be used."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from cloud.cli.errors import CliError
-from cloud.cli.tenant_trust import maker_bundles
-from cloud.cli.tenant_trust.maker_bundles import MakerCount, read_bundles
+from cloud.cli.hardware import maker_bundles
+from cloud.cli.hardware.maker_bundles import MakerCount, read_bundles
 from tests.simulators.forged_evidence import Authority, authority
 
 INFINEON = authority("Infineon OPTIGA(TM) RSA Root CA")
