@@ -1,6 +1,6 @@
 """Every answer of every exchange is lost, one at a time and in pairs: one node, one seat, and no suspected clone.
 
-`tests/system/test_clones.py` has one loss of each procedure. The table is in `tests/system/support/lost_answers.py`.
+`tests/system/test_lost_answers.py` has one loss of two procedures. The table is in `tests/system/support/lost_answers.py`.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Wrong wall clocks of a complete agent on a software TPM, one row of each kind.
 
-`tests/drills/clocks.py` has the whole table, with real commands and a real cloud.
+`tests/system/support/attacks/clocks.py` has the whole table, with real commands and a real cloud.
 """
 
 from datetime import UTC, datetime, timedelta

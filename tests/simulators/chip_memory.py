@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from tpm2_pytss import ESAPI, TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_NV
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_RC, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
 from node.hwbind import counter
@@ -19,6 +19,8 @@ MAKERS = (
 """The attributes that makers give to the index of a certificate."""
 
 _CHUNK_BYTES = 512
+_CODE = 0xFFF
+"""The bits of a response code that are not those of the layer which reports it (TPM 2.0 Library Part 2, 6.6)."""
 
 
 def define(esys: ESAPI, index: int, size: int, attributes: int = MAKERS, password: bytes = b"") -> ESYS_TR:
@@ -41,6 +43,17 @@ def remove(esys: ESAPI, index: int) -> None:
     except TSS2_Exception:
         return
     esys.nv_undefine_space(handle, auth_handle=ESYS_TR.PLATFORM)
+
+
+def has_room(esys: ESAPI, index: int, size: int) -> bool:
+    """Define an index of `size` bytes, if the chip has room for it. Returns whether it had."""
+    try:
+        esys.tr_close(define(esys, index, size))
+    except TSS2_Exception as error:
+        if error.rc & _CODE == TPM2_RC.NV_SPACE:
+            return False
+        raise
+    return True
 
 
 def forget_counters(esys: ESAPI, label: str) -> None:

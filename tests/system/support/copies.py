@@ -92,11 +92,11 @@ def boot(machine: Machine) -> None:
 
 
 @contextmanager
-def activated(directory: Path, cloud: Cloud, chip: SoftTpm) -> Iterator[Copies]:
-    """A machine with a stopped chip of its own, which this starts, activated and with one renewal token."""
+def activated(directory: Path, cloud: Cloud, chip: SoftTpm, name: str = "acme") -> Iterator[Copies]:
+    """A machine of the new tenant `name`. It has a stopped chip, which this starts, and one renewal token."""
     with chip:
         machine = new_machine(directory, chip, "original")
-        tenant = cloud.tenant(chip)
+        tenant = cloud.tenant(chip, name)
         activation = machine.run("activate", str(cloud.code(tenant, "--seats", "2")))
         copies = Copies(cloud, directory, tenant, machine, activation["node"])
         with ended(machine):

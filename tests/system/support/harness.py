@@ -1,11 +1,15 @@
 """Starts cloud and machine as forked processes. With a `Plan`, a process kills itself at a chosen fault point."""
 
+import base64
+import json
 import os
 import resource
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,6 +18,7 @@ from lab.forks import ForkServer
 from lab.machine import Machine
 from lab.processes import Process, Side
 from lab.tpm import SoftTpm
+from node import clock
 from node.hwbind import reading
 from node.hwbind.fingerprint import read_components
 from node.hwbind.tpm import Tpm
@@ -35,7 +40,9 @@ class Plan(msgspec.Struct, frozen=True):
     own limit. `descriptors` limits the file descriptors of the process; 0 is this machine's limit. `lose` names sends of
     the node whose answer is lost, each once: the cloud has answered, and the process gets CloudUnreachable. A name that
     occurs twice is lost twice. `hardware` is the root of a simulated /sys and /proc,
-    whose serial numbers an agent reads; "" is this machine.
+    whose serial numbers an agent reads; "" is this machine. An agent appends each answer of the cloud to the file
+    `answers`, one JSON document a line with the fields of `Recorded`. The agent's own wall clock is wrong by the seconds
+    in the file `clock`; OpenSSL and TUF read the right one.
     """
 
     record: str = ""
@@ -46,6 +53,8 @@ class Plan(msgspec.Struct, frozen=True):
     descriptors: int = 0
     lose: tuple[str, ...] = ()
     hardware: str = ""
+    answers: str = ""
+    clock: str = ""
 
     def __call__(self, directory: Path, side: Side, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
         """Fork a command line with this plan."""
@@ -65,6 +74,11 @@ class Plan(msgspec.Struct, frozen=True):
         if self.hardware:
             # The agent reads the machine that it runs on, so no setting names another one.
             setattr(reading, "read_components", partial(read_components, Path(self.hardware), _no_udev))  # noqa: B010 (a patch)
+        if self.answers:
+            _record_answers(Path(self.answers))
+        if self.clock:
+            # No other module of the node reads a clock, and no setting makes the clock wrong.
+            setattr(clock, "datetime", _ShiftedClock(Path(self.clock)))  # noqa: B010 (a patch)
         if self.tpm_seconds:
             limits = Tpm.__init__.__kwdefaults__
             assert limits is not None
@@ -76,6 +90,47 @@ class Plan(msgspec.Struct, frozen=True):
                 file.write(f"{name} {stage}\n")
         if self.kill == (name, stage):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _ShiftedClock:
+    """In the place of the class `datetime` in `node.clock`: a clock that is wrong by the seconds in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def now(self, zone: tzinfo) -> datetime:
+        return datetime.now(zone) + timedelta(seconds=int(self._file.read_text()))
+
+
+class Recorded(NamedTuple):
+    """An answer of the cloud to a node."""
+
+    method: str
+    path: str
+    """Path without the query."""
+    status: int
+    body: str
+    """Base64."""
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+def _record_answers(file: Path) -> None:
+    """Record each answer that the agent of this process gets. Only the process itself sees it in plain text."""
+    from node.link import http
+
+    exchange: Callable[..., Awaitable[Any]] = http.exchange
+
+    async def recording(client: Any, method: str, path: str, *arguments: Any, **options: Any) -> Any:
+        answer = await exchange(client, method, path, *arguments, **options)
+        body = base64.b64encode(answer.body).decode()
+        line = Recorded(method, path.partition("?")[0], answer.status, body)
+        with file.open("a") as recorded:
+            recorded.write(f"{json.dumps(line._asdict())}\n")
+        return answer
+
+    setattr(http, "exchange", recording)  # noqa: B010 (a patch)
 
 
 def _loser(names: Sequence[str]) -> faults.Hook:

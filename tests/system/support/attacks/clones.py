@@ -1,28 +1,12 @@
-"""A machine is copied with its TPM, or put back: what the cloud sees, what each policy does, and how it is settled.
+"""Rows: a machine is copied with its TPM, or put back: what the cloud sees, each policy, and the operator's settlement."""
 
-`tests/system/test_clones.py` has one row of each kind.
-"""
-
-import argparse
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from lab.cloud import Cloud
-from lab.processes import StepFailed, ended
-from lab.tpm import SoftTpm, shared_bus
-from tests.drills.frame import Figure, Outcome, Say
+from tests.system.support.attacks.site import Result, Seen, Site, judged, look
+from tests.system.support.attacks.table import Attack
 from tests.system.support.copies import Copies, activated, boot
-from tests.system.support.harness import new_cloud
-
-USUAL_TIME = "4 min"
-MINUTES_MAX = 20.0
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of rows."""
-    parser.add_argument("--only", default="", help="take the rows whose name has this text (default: all)")
 
 
 def _forget(copies: Copies) -> None:
@@ -41,17 +25,30 @@ def _not_suspected(copies: Copies) -> None:
     assert copies.case() is None, f"a clone is suspected: {copies.case()}"
 
 
-def _interleaved(copies: Copies) -> None:
-    """Both run from the copy on. The second refresh of the older copy is caught."""
+def _interleaved(copies: Copies) -> Seen:
+    """Both run from the copy on. The second refresh of the older copy is caught, and an operator keeps the original."""
+    machine = copies.machine
     with copies.copy(copies.snapshot("s"), "twin") as twin:
-        for each in (copies.machine, twin, copies.machine):
+        for each in (machine, twin, machine):
             assert copies.session(each) == "active"
         _not_suspected(copies)
-        assert copies.session(twin, "grace") == "grace"
+        copies.session(twin, "grace")
+        seen = look(twin)
         _suspected(copies, "renewal-token")
+        machine.wait_state("grace")
+        assert machine.granted(), "the original stops"
+        case = copies.case()
+        assert case is not None
+        current, older = case["evidence"]
+        assert (current["state"], older["state"]) == ("current", "older")
+        copies.cloud.run("node", "settle", copies.node, "--keep", current["id"])
+        machine.wait_state("active")
+        twin.wait_state("suspended")
+        _not_suspected(copies)
+        return seen
 
 
-def _late_copy(copies: Copies) -> None:
+def _late_copy(copies: Copies) -> Seen:
     """The copy starts after three sessions of the original. The original's next session shows two machines."""
     snapshot = copies.snapshot("s")
     for _ in range(3):
@@ -62,10 +59,11 @@ def _late_copy(copies: Copies) -> None:
         _not_suspected(copies)
         copies.session(copies.machine, "grace")
         _suspected(copies, "renewal-token")
-        assert copies.session(twin, "grace") == "grace"
+        copies.session(twin, "grace")
+        return look(twin)
 
 
-def _hidden_token(copies: Copies) -> None:
+def _hidden_token(copies: Copies) -> Seen:
     """The copy has no token. The counts of its TPM are ahead of the original's."""
     snapshot = copies.snapshot("s")
     copies.session(copies.machine)
@@ -77,9 +75,11 @@ def _hidden_token(copies: Copies) -> None:
         assert copies.session(twin) == "active"
         copies.session(copies.machine, "grace", "active")
         _suspected(copies, "tpm-clock")
+        copies.machine.wait_state("grace")
+        return look(copies.machine)
 
 
-def _both_suspended(copies: Copies) -> None:
+def _both_suspended(copies: Copies) -> Seen:
     copies.cloud.run("tenant", "clone-policy", copies.tenant, "suspend-both")
     with copies.copy(copies.snapshot("s"), "twin") as twin:
         for each in (copies.machine, twin, copies.machine):
@@ -90,10 +90,11 @@ def _both_suspended(copies: Copies) -> None:
         assert case is not None
         copies.cloud.run("node", "settle", copies.node, "--keep", case["evidence"][0]["id"])
         copies.machine.wait_state("active")
-        assert copies.session(twin, "suspended") == "suspended"
+        copies.session(twin, "suspended")
+        return look(twin)
 
 
-def _kept_the_other(copies: Copies) -> None:
+def _kept_the_other(copies: Copies) -> Seen:
     """The operator keeps the older copy, and then corrects the choice."""
     with copies.copy(copies.snapshot("s"), "twin") as twin:
         for each in (copies.machine, twin, copies.machine):
@@ -107,38 +108,42 @@ def _kept_the_other(copies: Copies) -> None:
         assert copies.session(copies.machine, "suspended") == "suspended"
         copies.cloud.run("node", "settle", copies.node, "--keep", current["id"])
         copies.machine.wait_state("active")
-        assert copies.session(twin, "suspended") == "suspended"
+        copies.session(twin, "suspended")
+        return look(twin)
 
 
-def _restored(copies: Copies) -> None:
+def _restored(copies: Copies) -> Seen:
     snapshot = copies.snapshot("s")
     for _ in range(2):
         copies.session(copies.machine)
     copies.put_back(snapshot)
-    for _ in range(3):
+    for _ in range(2):
         assert copies.session(copies.machine) == "active"
     _not_suspected(copies)
     assert copies.actions().count("node.restored") == 1, "the audit has no single entry of the restore"
+    return look(copies.machine)
 
 
-def _restored_every_night(copies: Copies) -> None:
+def _restored_every_night(copies: Copies) -> Seen:
     snapshot = copies.snapshot("s")
     for _ in range(4):
         copies.session(copies.machine)
         copies.put_back(snapshot)
     copies.session(copies.machine)
     _not_suspected(copies)
+    return look(copies.machine)
 
 
-def _lost_token(copies: Copies) -> None:
+def _lost_token(copies: Copies) -> Seen:
     copies.machine.down()
     _forget(copies)
     for _ in range(2):
         assert copies.session(copies.machine) == "active"
     _not_suspected(copies)
+    return look(copies.machine)
 
 
-def _power_cuts(copies: Copies) -> None:
+def _power_cuts(copies: Copies) -> Seen:
     for _ in range(3):
         copies.machine.kill()
         copies.machine.chip.stop()
@@ -146,25 +151,27 @@ def _power_cuts(copies: Copies) -> None:
         copies.machine.up()
         copies.machine.wait_state("active")
     _not_suspected(copies)
+    return look(copies.machine)
 
 
-def _cloud_restarts(copies: Copies) -> None:
+def _cloud_restarts(copies: Copies) -> Seen:
     for kill in (True, False, True):
-        if kill and copies.cloud.process is not None:
-            copies.cloud.process.kill()
+        if kill:
+            copies.cloud.kill()
         else:
             copies.cloud.down()
         copies.cloud.up()
         assert copies.session(copies.machine) == "active"
     _not_suspected(copies)
+    return look(copies.machine)
 
 
-ROWS: dict[str, Callable[[Copies], None]] = {
-    "copy and original run from the copy on": _interleaved,
+ROWS: dict[str, Callable[[Copies], Seen]] = {
+    "the copy and the original run from the copy on": _interleaved,
     "the copy starts late": _late_copy,
     "the copy hides its token": _hidden_token,
-    "policy suspend-both": _both_suspended,
-    "the other machine is kept, and then corrected": _kept_the_other,
+    "the copy goes on, policy suspend-both": _both_suspended,
+    "the other machine is kept, then corrected": _kept_the_other,
     "one machine, put back": _restored,
     "one machine, put back every night": _restored_every_night,
     "one machine, its token is lost": _lost_token,
@@ -173,35 +180,15 @@ ROWS: dict[str, Callable[[Copies], None]] = {
 }
 
 
-def _take(name: str, directory: Path, cloud: Cloud, chip: SoftTpm) -> str:
-    """Take a row. Returns what is wrong, or an empty text."""
-    try:
-        with activated(directory, cloud, chip) as copies:
-            ROWS[name](copies)
-    except (AssertionError, StepFailed) as error:
-        return f"{name}: {error}"
-    return ""
+def take(attacks: Sequence[Attack], site: Site) -> Iterator[Result]:
+    """Take each row with a machine and a tenant of its own."""
+    place = site.folder("clones")
+    for number, attack in enumerate(attacks):
+        directory = place / str(number)
+        directory.mkdir()
+        yield judged(attack, partial(_taken, attack, directory, site))
 
 
-def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """Take every row. A row that stops is a finding, and the other rows continue."""
-    figures: dict[str, Figure] = {}
-    findings: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="cascade-clones-") as folder:
-        directory = Path(folder)
-        installation = new_cloud(directory / "installation").init()
-        for number, name in enumerate(ROWS):
-            if options.only not in name:
-                continue
-            begun = time.monotonic()
-            place = directory / str(number)
-            place.mkdir()
-            cloud = new_cloud(place).copy_from(installation)
-            chip = SoftTpm(place / "chip", ca=directory / "ca", bus=shared_bus())
-            with ended(cloud):
-                cloud.up()
-                found = _take(name, place, cloud, chip)
-            figures[name] = found or "as expected"
-            findings += [found] if found else []
-            say(f"{time.monotonic() - begun:.1f} s  {name}: {found or 'as expected'}")
-    return Outcome(figures, tuple(findings))
+def _taken(attack: Attack, directory: Path, site: Site) -> Seen:
+    with activated(directory, site.cloud, site.new_chip(directory / "chip", 0), attack.name) as copies:
+        return ROWS[attack.name](copies)
