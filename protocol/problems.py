@@ -60,13 +60,13 @@ def document(kind: ProblemKind, detail: str = "", statement: str = "", freshness
 
 _KINDS = (
     # Form of the request.
-    ProblemKind("malformed", 400, "The request cannot be read", "Correct what `detail` names and send it again."),
+    ProblemKind("malformed", 400, "The request cannot be read", "Correct the named part and send the request again."),
     ProblemKind("not_found", 404, "No such object", "Check the id and the tenant it belongs to."),
     ProblemKind("method_not_allowed", 405, "This path has no such method", "See the API description of this path."),
     ProblemKind("too_large", 413, "The body is too large", "Send less; the limit is in the documentation."),
-    ProblemKind("unsupported_media_type", 415, "Wrong content type", "See `detail`; it names the media type."),
+    ProblemKind("unsupported_media_type", 415, "Wrong content type", "Send the named media type."),
     ProblemKind("conflict", 409, "The object's state does not allow this", "Read the object again, then decide."),
-    ProblemKind("invalid", 422, "A value is not allowed", "Correct what `detail` names and send it again."),
+    ProblemKind("invalid", 422, "A value is not allowed", "Correct the named value and send the request again."),
     # The caller.
     ProblemKind("peer_required", 401, "A client certificate is needed here", "Connect with a session certificate."),
     ProblemKind("peer_refused", 403, "This caller is not admitted here", "Use an identity that this route admits."),
@@ -99,7 +99,7 @@ _KINDS = (
         "evidence_refused",
         403,
         "The hardware evidence is not accepted",
-        "The detail names the step of the check. The table of steps in docs/agent.md says what helps.",
+        "The refusal names the step of the check. The table of steps in docs/agent.md says what helps.",
     ),
     ProblemKind(
         "tier_refused",
@@ -135,7 +135,9 @@ _KINDS = (
         "The machine does not match its enrolled fingerprint",
         "Undo the change of hardware, or activate the machine again; an operator must then approve it.",
     ),
-    ProblemKind("csr_refused", 403, "The certificate request is not accepted", "See `detail`; it names the check."),
+    ProblemKind(
+        "csr_refused", 403, "The certificate request is not accepted", "Correct the part that the named check refuses."
+    ),
     # Sessions.
     ProblemKind("proof_refused", 403, "The session proof is not accepted", "Get a new nonce and make a new proof."),
     ProblemKind(
@@ -156,11 +158,11 @@ _KINDS = (
         "quote_refused",
         403,
         "The tenant requires a valid quote of known PCR values, and this quote is not accepted",
-        "See `detail`. `cascade node show NODE` shows the values, `cascade node accept-pcrs NODE` accepts changed ones. "
+        "`cascade node show NODE` shows the values, `cascade node accept-pcrs NODE` accepts changed ones. "
         "`cascade tenant pcr-policy TENANT report` ends the requirement.",
     ),
     # Published trust.
-    ProblemKind("trust_refused", 422, "The new trust cannot be published", "See `detail`; it names the rule."),
+    ProblemKind("trust_refused", 422, "The new trust cannot be published", "Correct what the named rule refuses."),
     ProblemKind(
         "adoption_incomplete",
         409,

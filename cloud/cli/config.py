@@ -36,7 +36,10 @@ from cloud.storage.database import opened_unchanged
 
 SETTINGS_NEXT = "Correct the settings file, and check that --dir names an installation."
 KEYS_LOCKED = "the passphrase cannot be read"
-DATABASE_NEXT = "Check that the database exists and can be reached. A start of the service runs missing migrations."
+DATABASE_NEXT = (
+    "Check that the database exists and can be reached, and that its disk has free space. A start of the service runs "
+    "missing migrations."
+)
 CERTIFICATE_NEXT = "Check the clock of this machine. `cascade up` and `cascade pki renew` replace the certificate."
 CHAIN_NEXT = "Restore the file, or run `cascade pki renew` on the issuer's host."
 

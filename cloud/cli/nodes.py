@@ -1,5 +1,6 @@
 """Command group: `cascade node`, which shows nodes and changes their standing."""
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import msgspec
 
 from cloud.cli.arguments import id_argument, tenant_filter
 from cloud.cli.connection import Server
+from cloud.cli.errors import EXIT_USAGE, CliError
 from cloud.cli.options import Commands, json_option, server_options
 from cloud.cli.show import columns, emit, fields, pairs
 from cloud.fabric import schemas
@@ -41,10 +43,12 @@ def add_options(group: ArgumentParser) -> None:
         "clones",
         "list the nodes of which a clone is suspected, with the evidence of each holder",
         "A node's key is in one TPM. If two machines use it, the machine was copied together with its virtual TPM. "
-        "`cascade node settle` keeps one of them.",
+        "`cascade node settle` keeps one of them. With the id of a node, shows its holders also without a suspicion.",
         run=clones,
     )
-    cloning.add_argument("tenant", metavar="TENANT", nargs="?", default="", help="only nodes of this tenant (id)")
+    cloning.add_argument(
+        "object", metavar="TENANT|NODE", nargs="?", default="", help="only nodes of this tenant, or only this node (id)"
+    )
     settling = actions.add(
         "settle",
         "keep one of the machines that use a node's key",
@@ -54,7 +58,10 @@ def add_options(group: ArgumentParser) -> None:
     )
     settling.add_argument("node", metavar="NODE", help="id of the node")
     settling.add_argument(
-        "--keep", required=True, metavar="EVIDENCE", help="id of the evidence of the machine to keep, from `clones`"
+        "--keep",
+        required=True,
+        metavar="EVIDENCE",
+        help="id of the evidence of the machine to keep, from `clones` (8 hex digits)",
     )
     for name, summary in CHANGES.items():
         text = f"{summary.capitalize()}. {READMISSION}" if name in ("revoke", "release") else ""
@@ -133,14 +140,25 @@ def accept_pcrs(args: Namespace) -> None:
 
 
 def clones(args: Namespace) -> None:
-    """Print the nodes of which a clone is suspected, with the evidence of each holder. Raises CliError."""
-    found = Server(args).pages("/v1/clones", schemas.Page[CloneCase], tenant=tenant_filter(args.tenant))
+    """Print the nodes of which a clone is suspected, or one node, with the evidence of each holder. Raises CliError."""
+    if args.object.startswith("node_"):
+        path = f"/v1/nodes/{id_argument('node', args.object)}/clones"
+        emit(Server(args).call("GET", path, CloneCase), args.json, _human_case)
+        return
+    found = Server(args).pages("/v1/clones", schemas.Page[CloneCase], tenant=tenant_filter(args.object))
     emit(found, args.json, _human_cases)
 
 
 def settle(args: Namespace) -> None:
     """Keep one holder of a node's key, and print what follows. Raises CliError."""
     path = f"/v1/nodes/{id_argument('node', args.node)}/settle"
+    if not re.fullmatch(r"[0-9a-f]{8}", args.keep):
+        raise CliError(
+            EXIT_USAGE,
+            "evidence_invalid",
+            f"cannot keep {args.keep!r}: the id of an evidence has 8 hex digits",
+            "`cascade node clones NODE` shows the evidence of each machine.",
+        )
     emit(Server(args).call("POST", path, CloneCase, SettleClone(keep=args.keep)), args.json, _human_case)
 
 

@@ -24,6 +24,7 @@ from cloud.fabric.service.operators.activations import ActivationDecisions
 from cloud.fabric.service.operators.audit_lists import AuditLists
 from cloud.fabric.service.operators.clone_cases import CloneCases
 from cloud.fabric.service.operators.codes import Codes
+from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.service.operators.node_lists import NodeLists
 from cloud.fabric.service.operators.pcr_policies import PcrPolicies
 from cloud.fabric.service.operators.standing import Standings
@@ -155,6 +156,7 @@ def make_background(entropy: Entropy, shared: Shared, nodes: NodeParts, trust: T
 
 def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorParts:
     now, entropy, acting, audit = ports.now, ports.entropy, shared.acting, shared.audit
+    filters = ListFilters(tenants=stores.tenants, codes=stores.codes)
     tenants = Tenants(now=now, entropy=entropy, acting=acting, audit=audit, tenants=stores.tenants)
     return OperatorParts(
         tenants=tenants,
@@ -178,6 +180,7 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
             nodes=stores.nodes,
             tenants=stores.tenants,
             code_checks=shared.code_checks,
+            filters=filters,
         ),
         tokens=Tokens(
             now=now,
@@ -197,7 +200,7 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
             wake_room=shared.wake_room,
             wake_background=shared.woken.set,
         ),
-        node_lists=NodeLists(nodes=stores.nodes),
+        node_lists=NodeLists(nodes=stores.nodes, filters=filters),
         trusted_hardware=TrustedHardware(now=now, acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants),
         clone_cases=CloneCases(
             now=now,
@@ -208,11 +211,12 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
             tenants=stores.tenants,
             statement_stream=shared.statement_stream,
             wake_room=shared.wake_room,
+            filters=filters,
         ),
         pcr_policies=PcrPolicies(
             acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants, nodes=stores.nodes
         ),
-        audit_lists=AuditLists(audit=stores.audit),
+        audit_lists=AuditLists(audit=stores.audit, filters=filters),
     )
 
 

@@ -432,6 +432,8 @@ class SqliteUnchanged(SqliteBackend):
             )
             run(self._reader, "SELECT 1 FROM sqlite_master", ())
         except sqlite3.Error as error:
+            if is_disk_full(self._path.parent):
+                raise DiskFull(f"cannot open the database {self._path}: the disk is full") from error
             raise fault(error, f"cannot open the database {self._path}") from error
 
     async def close(self) -> None:

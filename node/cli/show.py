@@ -61,7 +61,7 @@ def human_license(document: dict[str, Any]) -> str:
         ("next", document["next"]),
         ("node", document["node"]),
         ("tenant", document["tenant"]),
-        ("generation", document["generation"]),
+        ("generation", document["generation"] or ""),  # 0 before the first activation is confirmed
     ]
     lease = document["lease"]
     if lease:
@@ -94,7 +94,9 @@ def human_status(document: dict[str, Any]) -> str:
     for condition in document.get("conditions", ()):  # an older agent has none
         rows.append(("problem", f"{condition['text']} ({condition['code']}, since {condition['since']})"))
         rows += [("", condition["next"])] if condition["next"] else []
-    return f"{human_license(document['license'])}\n{_lines(rows)}\n\n{shown(document['limits'])}"
+    status = f"{human_license(document['license'])}\n{_lines(rows)}"
+    # Without a lease there is nothing that a copy of the state directory could use.
+    return f"{status}\n\n{shown(document['limits'])}" if document["offline_bound_at"] else status
 
 
 def _time_rows(time: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ Asked = Request[Any, Any, Any]
 InTenant = Annotated[str, filter_by("Id of a tenant. Empty for all tenants.")]
 
 
-@get("/v1/clones", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
+@get("/v1/clones", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
 async def list_clones(
     clone_cases: Wired[CloneCases], tenant: InTenant = "", cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
 ) -> schemas.Page[CloneCase]:

@@ -40,7 +40,7 @@ _DECIDES = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid,
 _LIFTS = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, Conflict))
 
 
-@get("/v1/activations", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
+@get("/v1/activations", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
 async def list_activations(
     activation_decisions: Wired[ActivationDecisions],
     tenant: InTenant = "",

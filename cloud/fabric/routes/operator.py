@@ -189,7 +189,7 @@ async def revoke_code(code: OfCode, request: Asked, codes: Wired[Codes]) -> sche
     return await codes.revoke(current_operator(request), code_id(code))
 
 
-@get("/v1/nodes", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
+@get("/v1/nodes", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
 async def list_nodes(
     node_lists: Wired[NodeLists],
     tenant: InTenant = "",
@@ -286,7 +286,7 @@ async def revoke_token(token: OfToken, request: Asked, tokens: Wired[Tokens]) ->
     return await tokens.revoke(current_operator(request), token_id(token))
 
 
-@get("/v1/audit", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
+@get("/v1/audit", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
 async def list_audit(
     audit_lists: Wired[AuditLists],
     tenant: InTenant = "",

@@ -199,6 +199,13 @@ def test_clones_are_listed_and_settled(calls: Calls, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)[0]["evidence"][1]["state"] == "older"
     assert main(["node", "settle", NODE, "--keep", "0badcafe", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["node"] == NODE
+    calls.answer("GET", f"/v1/nodes/{NODE}/clones", CASE)
+    assert main(["node", "clones", NODE]) == 0
+    assert "0badcafe" in capsys.readouterr().out
+    made = len(calls.made)
+    assert main(["node", "settle", NODE, "--keep", "foo"]) == 2
+    assert "cannot keep 'foo': the id of an evidence has 8 hex digits" in capsys.readouterr().err
+    assert len(calls.made) == made
     calls.answer("GET", "/v1/clones", {"items": [], "next_cursor": ""})
     assert main(["node", "clones"]) == 0
     assert "no clone is suspected" in capsys.readouterr().out

@@ -12,7 +12,7 @@ import pytest
 
 from cloud.storage import StorageError
 from cloud.storage.errors import DatabaseNotWritable, DatabaseUnavailable, DiskFull
-from cloud.storage.sqlite import SqliteBackend, fault
+from cloud.storage.sqlite import SqliteBackend, SqliteUnchanged, fault
 from lab.postgres import sqlite_database
 from tests.cloud.storage_sample.support import ENGINE, SERVICE, add, ids, on, sqlite_writer
 
@@ -123,3 +123,14 @@ async def test_a_disk_that_is_full_at_the_start(
     with pytest.raises(kind, match=r"^cannot open the database ") as caught:
         await SqliteBackend(tmp_path).open()  # a directory cannot be opened
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(("is_full", "kind"), [(True, DiskFull), (False, DatabaseUnavailable)])
+def test_a_check_names_a_full_disk_where_sqlite_names_an_io_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_full: bool, kind: type[StorageError]
+) -> None:
+    """The file that cannot be opened is missing here; on a full disk it is the index of the log."""
+    monkeypatch.setattr("cloud.storage.sqlite.is_disk_full", lambda _: is_full)
+    with pytest.raises(StorageError, match="the disk is full" if is_full else "unable to open") as caught:
+        asyncio.run(SqliteUnchanged(tmp_path / "missing").open())
+    assert isinstance(caught.value, kind)

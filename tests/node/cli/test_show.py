@@ -107,7 +107,9 @@ def test_a_status_shows_the_floor_its_wear_and_the_attacks_without_a_defence() -
 def test_a_status_begins_with_the_license_and_ends_with_the_limits() -> None:
     text = human_status(STATUS)
     assert text.startswith(human_license(LICENSE))
-    assert text.endswith("\n\nLIMITS")
+    assert "LIMITS" not in text, "there is no lease that a copy could use"
+    assert human_status(STATUS | {"offline_bound_at": "2027-01-21T12:00:00Z"}).endswith("\n\nLIMITS")
+    assert "generation" not in dict(rows(human_license(LICENSE | {"generation": 0})))
     assert dict(rows(text))["agent"] == "not running"
     assert dict(rows(text))["last contact"] == "none since start"
     assert {"mode", "offline bound", "damaged"}.isdisjoint(dict(rows(text)))
@@ -152,7 +154,9 @@ def test_without_an_agent_the_last_failure_is_not_known() -> None:
 
 
 def test_a_text_of_a_stranger_stays_in_its_line() -> None:
-    text = human_status(STATUS | {"damaged": ["a\x1b[2J\nstate          active"], "limits": "L\r"})
+    text = human_status(
+        STATUS | {"damaged": ["a\x1b[2J\nstate          active"], "limits": "L\r", "offline_bound_at": "X"}
+    )
     assert ("damaged", "a\\x1b[2J\\x0astate          active") in rows(text)
     assert text.endswith("L\\x0d")
     assert "\n" not in human_entitlement({"name": "a\nb", "granted": True, "reason": "", "valid_until": ""})

@@ -247,6 +247,7 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "fabric GET /v1/activations/{activation}": _nothing,
     "fabric POST /v1/activations/{activation}/approve": _reason,
     "fabric POST /v1/activations/{activation}/deny": _reason,
+    "fabric POST /v1/activations/{activation}/lift": _reason,
     "fabric POST /v1/software-activations": World.start_software,
     "fabric POST /v1/software-activations/{activation}/proof": World.prove_software,
     "fabric POST /v1/node/software-renewals": World.renew_software,

@@ -19,6 +19,7 @@ from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text
 from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
+from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
@@ -47,13 +48,15 @@ class ActivationDecisions:
     nodes: NodeStore
     tenants: TenantStore
     code_checks: CodeChecks
+    filters: ListFilters
 
     async def page(
         self, tenant: str, code: str, state: str, cursor: str, limit: int
     ) -> schemas.Page[schemas.Activation]:
-        """A page of activations, the oldest first. An empty filter matches every activation. Raises Invalid."""
+        """A page of activations, the oldest first. An empty filter matches every activation. Raises Invalid, NotFound."""
         if state and state not in get_args(schemas.ActivationState):
             raise Invalid(f"state: must be one of {', '.join(get_args(schemas.ActivationState))}")
+        await self.filters.check(tenant=tenant, code=code)
         after = views.read_cursor(cursor)
         rows = await self.activations.page(tenant, code, state, after, views.read_limit(limit) + 1)
         return views.page([views.activation(row) for row in rows], [row.id for row in rows], limit)

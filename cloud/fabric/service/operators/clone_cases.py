@@ -21,6 +21,7 @@ from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY, TRIES, described, read_holders, text_of
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
+from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.keys import node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
@@ -43,9 +44,14 @@ class CloneCases:
     tenants: TenantStore
     statement_stream: StatementStream
     wake_room: WakeRoom
+    filters: ListFilters
 
     async def page(self, tenant: str, cursor: str, limit: int) -> schemas.Page[CloneCase]:
-        """A page of nodes of which a clone is suspected. An empty `tenant` matches every node. Raises Invalid."""
+        """A page of nodes of which a clone is suspected. An empty `tenant` matches every node.
+
+        Raises Invalid, NotFound.
+        """
+        await self.filters.check(tenant=tenant)
         rows = await self.nodes.suspected(tenant, views.read_cursor(cursor), views.read_limit(limit) + 1)
         cases = [_case(row, await self._generation(row)) for row in rows[:limit]]
         return views.page([*cases, *cases[:1]] if len(rows) > limit else cases, [row.id for row in rows], limit)
@@ -63,7 +69,7 @@ class CloneCases:
                 row = await self._generation(node)
                 holders = read_holders(row.holders) if row is not None else None
                 if row is None or holders is None or holders.find(body.keep) is None:
-                    raise Conflict("the node has no such evidence; `cascade node clones` shows what it has")
+                    raise Conflict("the node has no such evidence; `cascade node clones NODE` shows what it has")
                 if is_closed(node, row):
                     raise Conflict("the node's generation is closed")
                 if not node.clone_cause and holders.current.id == body.keep:

@@ -6,6 +6,7 @@ from typing import get_args
 from cloud.fabric import schemas
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.service import views
+from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.store.nodes import NodeStore
 from protocol.ids import NodeId
 
@@ -15,11 +16,13 @@ class NodeLists:
     """Lists nodes and shows one with its generations."""
 
     nodes: NodeStore
+    filters: ListFilters
 
     async def page(self, tenant: str, standing: str, cursor: str, limit: int) -> schemas.Page[schemas.Node]:
-        """A page of nodes, the oldest first. An empty filter matches every node. Raises Invalid."""
+        """A page of nodes, the oldest first. An empty filter matches every node. Raises Invalid, NotFound."""
         if standing and standing not in get_args(schemas.Standing):
             raise Invalid(f"standing: must be one of {', '.join(get_args(schemas.Standing))}")
+        await self.filters.check(tenant=tenant)
         rows = await self.nodes.page(tenant, standing, views.read_cursor(cursor), views.read_limit(limit) + 1)
         return views.page([views.node(row) for row in rows], [row.id for row in rows], limit)
 

@@ -19,7 +19,17 @@ async def test_nodes_are_listed_by_tenant_and_standing(world: World) -> None:
     assert [node.id for node in (*first.items, *rest.items)] == ids
     (suspended,) = (await lists.page("", "suspended", "", 10)).items
     assert (suspended.id, suspended.standing_reason) == (machines[1].node, "unpaid")
-    assert (await lists.page(make_id("ten", 9, bytes(10)), "", "", 10)).items == ()
+    unknown, operators = make_id("ten", 9, bytes(10)), world.parts.operators
+    for page in (
+        lists.page(unknown, "", "", 10),
+        operators.clone_cases.page(unknown, "", 10),
+        operators.activation_decisions.page(unknown, "", "", "", 10),
+        operators.audit_lists.page(unknown, "", "", "", 10),
+    ):
+        with pytest.raises(NotFound, match="no such tenant"):
+            await page
+    with pytest.raises(NotFound, match="no such code"):
+        await operators.activation_decisions.page("", make_id("code", 9, bytes(10)), "", "", 10)
     with pytest.raises(Invalid, match="standing"):
         await lists.page("", "odd", "", 10)
 
