@@ -107,7 +107,7 @@ def _without_tpm(site: Site, directory: Path) -> Seen:
         machine = without_tpm(directory, chip, 1)
         with ended(machine):
             tenant = site.cloud.tenant(chip, "without a TPM")
-            site.cloud.run("tenant", "trust", tenant, "--tiers", "attested,software")
+            site.cloud.run("tenant", "tiers", tenant, "attested,software")
             file = site.cloud.code(tenant, "--lease-seconds", SHORT_LEASE_SECONDS)
             node = machine.run("activate", str(file), "--software")["node"]
             state = directory / "copied"
