@@ -148,6 +148,13 @@ def _activate(site: Site) -> None:
     site.closed()
 
 
+def _activate_without_tpm(site: Site) -> None:
+    site.serve()
+    site.remove_tpm()
+    site.command("activate", str(site.file), "--software")
+    site.closed()
+
+
 def _run(site: Site) -> None:
     site.serve()
     site.agent()
@@ -343,6 +350,12 @@ SCENARIOS = (
             "fabric.generation.close",
             "fabric.generation.closed",
         ),
+    ),
+    Scenario(
+        "first activation without a TPM",
+        "new",
+        _activate_without_tpm,
+        ("node.activation.save", "fabric.activation.prove"),
     ),
     Scenario("trust left behind", "unpublished trust", _activate, ("node.trust.prune",)),
     Scenario("record left behind", "orphaned", _activate, ("breakwater.certificate.orphan",)),

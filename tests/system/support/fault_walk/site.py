@@ -43,6 +43,7 @@ from protocol.messages.sessions import Ask, OpenSession
 from tests.simulators.forged_evidence import request
 from tests.simulators.machine_clocks import right_window
 from tests.system.support.harness import Plan, new_cloud, new_machine
+from tests.system.support.software_machine import NO_TPM, hardware
 from tests.system.support.wire import Closed, Wire, renew_device, service_identity
 
 LEASE_SECONDS = "4,3600,7200,10800"
@@ -82,6 +83,7 @@ class Site:
         self.armed: Plan | None = None
         self.victim: Process | None = None
         self._readmission: Path | None = None
+        self._hardware = ""
 
     @property
     def file(self) -> Path:
@@ -108,6 +110,12 @@ class Site:
             return None
         self.armed = None
         return plan
+
+    def _start(self, plan: Plan | None) -> Plan | None:
+        """How a process of the machine starts: with the plan of its kill, and with the simulated serial numbers."""
+        if not self._hardware:
+            return plan
+        return msgspec.structs.replace(plan or Plan(), hardware=self._hardware)
 
     def _remember(self, process: Process, plan: Plan | None) -> Process:
         if plan is not None:
@@ -138,7 +146,7 @@ class Site:
     def command(self, *argv: str, expect: tuple[int, ...] = (0,)) -> None:
         """Run a `cascadia` command. Raises Interrupted when the exit status is not in `expect`."""
         plan = self._plan("node")
-        process = self._remember(self.machine.start(*argv, "--json", start=plan), plan)
+        process = self._remember(self.machine.start(*argv, "--json", start=self._start(plan)), plan)
         code = process.wait()
         if code not in expect:
             raise Interrupted(f"cascadia {argv[0]} ended with {code}, not {expect}:\n{process.report()}")
@@ -157,7 +165,7 @@ class Site:
         """Start the agent if it is not running, and wait for its contact with the cloud. Raises Interrupted."""
         if self.machine.agent is None or not self.machine.agent.running:
             plan = self._plan("node")
-            self._remember(self.machine.launch(plan), plan)
+            self._remember(self.machine.launch(self._start(plan)), plan)
         agent = self.machine.agent
         if agent is None:
             raise Interrupted("no agent")
@@ -227,6 +235,14 @@ class Site:
         """Have the tenant demand approval for these tiers. Raises Interrupted."""
         ((tenant,),) = self.cloud.rows("fabric", "SELECT id FROM tenant")
         self.operate("tenant", "approve-tiers", str(tenant), tiers)
+
+    def remove_tpm(self) -> None:
+        """Take the TPM from the machine, and simulate its serial numbers. The tenant admits it. Raises Interrupted."""
+        ((tenant,),) = self.cloud.rows("fabric", "SELECT id FROM tenant")
+        self.operate("tenant", "tiers", str(tenant), "attested,software")
+        if not self._hardware:
+            self._hardware = hardware(self.directory, 1).hardware
+            self.machine.env |= NO_TPM
 
     def approve(self) -> None:
         """Approve every activation that waits. Raises Interrupted."""
