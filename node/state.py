@@ -203,6 +203,9 @@ class State:
         elif in_force:
             self.inspect()
             self._keep_recorded(in_force)
+        return self._pending(trust, in_force)
+
+    def _pending(self, trust: TrustSet, in_force: int) -> Identity | None:
         skipped: list[StateError] = []
         pending = self._first_usable(trust, in_force, skipped)
         if not skipped:
@@ -259,7 +262,9 @@ class State:
         current = self._in_force(trust.value, recorded, fault)
         if current is None and fault is not None:
             raise fault
-        pending = self.pending(trust.value, current.generation if current else 0)
+        if current is not None:
+            self._keep_recorded(current.generation)
+        pending = self._pending(trust.value, current.generation if current else 0)
         if found := current or pending:
             self._load_floors(found, trust.value, again=True)
         kept = self.floors.time_floor or self._kept_time.load() or first_floor(BUILT_AT)

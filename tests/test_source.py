@@ -68,6 +68,25 @@ def test_only_the_listed_files_use_tls_internals(trees: dict[Path, ast.Module]) 
     assert found == TLS_FILES
 
 
+def test_only_the_port_of_the_tpm_makes_connections_and_contexts(trees: dict[Path, ast.Module]) -> None:
+    """The port refuses commands in the thread of an event loop, and nothing in the node passes it by."""
+    makers = {"ESAPI", "FAPI", "PyTCTI", "TCTILdr"}
+    found = {
+        (str(path), name)
+        for path, tree in trees.items()
+        if path.parts[0] == "node"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) or (isinstance(node, ast.ClassDef) and node.bases)
+        for called in ([node.func] if isinstance(node, ast.Call) else node.bases)
+        if (name := ast.unparse(called).removesuffix(".parse").rpartition(".")[2]) in makers
+    }
+    assert found == {
+        ("node/hwbind/link.py", "TCTILdr"),
+        ("node/hwbind/tpm.py", "ESAPI"),
+        ("node/hwbind/tpm.py", "PyTCTI"),
+    }
+
+
 def test_the_folder_of_packages_is_not_a_python_package() -> None:
     """A package of that name would shadow the `packaging` library for processes that start in the repository's root."""
     assert (ROOT / "packaging").is_dir()

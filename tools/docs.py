@@ -250,9 +250,9 @@ def _cascade() -> ArgumentParser:
 
 
 def _cascadia() -> ArgumentParser:
-    from node.cli.main import _parser
+    from node.cli.arguments import parser
 
-    return _parser()
+    return parser()
 
 
 def main(repository: Path = REPOSITORY) -> int:

@@ -12,130 +12,19 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from node.cli.arguments import parser
 from node.cli.show import emit, fail, human_entitlement, human_license, human_status, print_document
-from node.config import AGENT_VERSION, Config, load_config
+from node.config import Config, load_config
 from node.errors import NodeError
 from node.exits import Exit, run_exit
 from node.system.logs import never_blocking, to_stderr
 from node.system.openssl import forget_settings
 from node.system.signals import strays_ignored
 from node.text import shown
-
-EPILOG = """\
-exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
-69 cloud or agent unreachable, 70 internal fault, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked,
-82 suspended, 83 terminated, 84 hardware mismatch, 85 no trusted statement, 86 clock wrong, 87 TPM fault,
-88 activation not approved or confirmed, 89 clone suspected.
-"""
-
-
-AGENT = "The Cascade agent. It binds this machine to its licence and tells licensed software whether it may run."
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose help and version are printed as every other output: a closed pipe or a full disk is no traceback."""
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        if file is not None and file is sys.stdout:
-            emit(message.removesuffix("\n"))
-        else:
-            super()._print_message(message, file)
-
-
-def _parser(only: str = "") -> argparse.ArgumentParser:
-    """The parser of all commands, or of the command `only`: the parsers of the others would slow the agent's start."""
-    parser = _Parser(
-        prog="cascadia",
-        description=AGENT,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"cascadia {AGENT_VERSION}")
-    common = _Parser(add_help=False)
-    common.add_argument("--config", metavar="FILE", help="settings file (default /etc/cascadia/cascadia.toml)")
-    common.add_argument("--state-dir", metavar="DIR", help="state directory (default /var/lib/cascadia)")
-    common.add_argument("--socket", metavar="PATH", help="the agent's socket (default /run/cascadia/cascadia.sock)")
-    common.add_argument("--tpm", metavar="TCTI", help="TPM connection (default device:/dev/tpmrm0)")
-    common.add_argument("--json", action="store_true", help="print one JSON document")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, summary: str, text: str) -> argparse.ArgumentParser:
-        if only not in ("", name):
-            return _Parser(add_help=False)
-        return commands.add_parser(name, help=summary, description=text, parents=[common])
-
-    _activation_arguments(add("activate", "activate this machine with an activation file", _ACTIVATE))
-    add(
-        "run",
-        "run the agent in the foreground",
-        "Checks the TPM and the licence, asks the cloud, then serves the socket until it is stopped. Exits with code "
-        "81 before it serves if this machine is revoked.",
-    )
-    add(
-        "status",
-        "show the state, the licence and the next step",
-        "Works in every state of the licence, with and without a running agent.",
-    )
-    license_command = add("license", "show the licence", "Shows the licence of this machine.")
-    license_command.add_argument("action", choices=["show"], help="show: print the licence")
-    entitlement = add(
-        "entitlement",
-        "ask whether an entitlement is granted",
-        "Asks the running agent. Exits with code 0 if the entitlement is granted now, and with code 3 if it is denied.",
-    )
-    entitlement.add_argument("name", metavar="NAME", help="the entitlement's name")
-    add(
-        "schema",
-        "print the API document of the socket",
-        "Prints an OpenAPI 3.1 document, made from the installed code. It asks no agent.",
-    )
-    identity = add(
-        "identity",
-        "show the endorsement keys of the TPM",
-        "Shows each endorsement key (EK) that can identify this machine, with the name that `cascade hardware "
-        "allow-ek TENANT NAME` takes, and the certificates in the NV memory of the TPM. It needs no activation, and "
-        "works beside a running agent.",
-    )
-    identity.add_argument("action", choices=["ek"], help="ek: show the endorsement keys and their certificates")
-    renew = add(
-        "renew",
-        "refresh licence, session and device certificate now",
-        "Asks the cloud now. Without this command the agent asks when the licence, the session or the device "
-        "certificate is due.",
-    )
-    renew.add_argument(
-        "--rekey", action="store_true", help="also make a new node key in the TPM and get a device certificate for it"
-    )
-    return parser
-
-
-_ACTIVATE = (
-    "Proves to the cloud with the TPM which machine this is, and fetches its identity and licence. Without a TPM it needs "
-    "--software. If the command is interrupted, repeat it with the same file; it then continues. If an operator must "
-    "approve the activation, the command waits and shows the id to approve. The agent must not be running."
-)
-
-
-def _activation_arguments(activate: argparse.ArgumentParser) -> None:
-    activate.add_argument("file", type=Path, metavar="FILE", help="the activation file, made by `cascade code create`")
-    activate.add_argument(
-        "--software",
-        dest="identity",
-        action="store_const",
-        const="software",
-        help="activate without a TPM: the node key is in a file, and the machine is known by its serial numbers; the "
-        "cloud must admit the tier `software`",
-    )
-    activate.add_argument(
-        "--no-wait",
-        action="store_true",
-        help="do not wait for an operator's approval: exit with code 88; the same command continues later",
-    )
 
 
 async def _with_state(
@@ -387,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     forget_settings()
     arguments = sys.argv[1:] if argv is None else argv
-    args = _parser(only=arguments[0] if arguments and arguments[0] in _COMMANDS else "").parse_args(arguments)
+    args = parser(only=arguments[0] if arguments and arguments[0] in _COMMANDS else "").parse_args(arguments)
     # A start makes hardly any garbage. The collector would take 7 % of its time.
     gc.disable()
     try:

@@ -22,6 +22,7 @@ Rules:
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -32,7 +33,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss import ESAPI, TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_RH, TPM2_ST, TPMA_OBJECT
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_ECC, TPM2_RH, TPM2_ST, TPMA_OBJECT
 from tpm2_pytss.types import (
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
@@ -115,11 +116,23 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         if self.in_software:
             with _integrity():
                 return software.public_key(self.public)
-        pem = TPM2B_PUBLIC(publicArea=parse(TPMT_PUBLIC, self.public)).to_pem()
-        key = serialization.load_pem_public_key(pem)
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise TpmIntegrity("a stored key is not an EC key")
-        return key
+        return _public_key(self.public)
+
+
+@functools.lru_cache(maxsize=8)
+def _public_key(public: bytes) -> ec.EllipticCurvePublicKey:
+    """The P-256 key of a `TPMT_PUBLIC`. Raises TpmIntegrity.
+
+    A start asks seven times for the same key. The library's own conversion goes through PEM, and costs ten times more.
+    """
+    area = parse(TPMT_PUBLIC, public)
+    if area.type != TPM2_ALG.ECC or area.parameters.eccDetail.curveID != TPM2_ECC.NIST_P256:
+        raise TpmIntegrity("a stored key is not a P-256 key")
+    x, y = (int.from_bytes(bytes(part), "big") for part in (area.unique.ecc.x, area.unique.ecc.y))
+    try:
+        return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    except ValueError as error:
+        raise TpmIntegrity("a stored key is not a point of its curve") from error
 
 
 NO_KEY = WrappedKey(b"", b"", b"")

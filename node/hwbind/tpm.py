@@ -3,8 +3,10 @@
 `keys.py` holds the operations on keys. The rules of this port:
 
 - Every command has a time bound. The TSS libraries wait for ever, and their device library ignores time-outs. So this
-  module puts its own TCTI between ESAPI and the TPM, and opens `/dev/tpmrm0` itself. While the driver still works on a
+  module puts its own TCTI between ESAPI and the connection (`node.hwbind.link`). While the driver still works on a
   command that timed out, later work is refused at once, so that no work piles up.
+- No command runs in the thread of an event loop. The port refuses the work, and its TCTI refuses every command, also
+  of a context that somebody has kept after the end of its work.
 - A context is useless once its connection is lost, and is then replaced. Work that lost its connection is repeated
   once, from its beginning. Work that timed out is not repeated. So work must be harmless to repeat, must keep no handle
   after its end, and must return values.
@@ -18,33 +20,28 @@
 Timings of real chips: 0.2-0.6 s for a signature, tens of seconds to make an RSA key.
 """
 
-import errno
 import os
-import queue
 import threading
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 import trio
 from tpm2_pytss import ESAPI, TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_CC
 from tpm2_pytss.TCTI import PyTCTI
-from tpm2_pytss.TCTILdr import TCTILdr
 
 from node.hwbind.errors import (
     Hierarchy,
     TctiRefused,
     TpmAbsent,
-    TpmBusy,
     TpmError,
-    TpmFailed,
     TpmHierarchyPassword,
     TpmLockout,
-    TpmPermission,
     TpmTimeout,
 )
 from node.hwbind.faults import FULL, LOST, TCTI_IO_ERROR, Command, classify, code_of, lockout_end
+from node.hwbind.link import RESPONSE_BYTES_MAX, Link, open_link
 
 T = TypeVar("T")
 
@@ -63,9 +60,6 @@ COMMAND_SECONDS_MAX = 20.0
 
 CREATION_SECONDS_MAX = 180.0
 """Bound of a command that makes a key. The search for an RSA key takes tens of seconds on a slow chip."""
-
-RESPONSE_BYTES_MAX = 4096
-"""The largest response of any TPM 2.0 (TPM2_MAX_RESPONSE_SIZE)."""
 
 PASSWORD_BYTES_MAX = 64
 """Longest password of a hierarchy: the largest digest of a TPM (TPM 2.0 Library Part 2, 10.4.5)."""
@@ -93,132 +87,15 @@ Passwords = Callable[[], Mapping[Hierarchy, Password]]
 """Reads the configured passwords. It never raises. A hierarchy that is missing has the empty password."""
 
 
-class _Link(Protocol):
-    """A connection that carries commands to the TPM and responses back."""
-
-    @property
-    def pending(self) -> bool:
-        """Whether the TPM still works on a command."""
-
-    def send(self, command: bytes) -> None:
-        """Send one marshalled command. The caller receives its response before it sends the next one."""
-
-    def receive(self, seconds_max: float) -> bytes:
-        """The response to the last command. Raises TimeoutError after `seconds_max`."""
-
-    def close(self) -> None:
-        """Close the connection. It never waits for a command."""
-
-
-class DeviceLink:
-    """A connection to a TPM character device, or to another descriptor that answers like one.
-
-    A separate thread writes each command and reads its response. The kernel (tpm-dev-common.c) holds one lock for the
-    length of a command; write, read, poll and close all wait for that lock, with O_NONBLOCK as well. So a time-out
-    leaves the thread behind. The thread ends when the driver answers or gives up; if the link was closed meanwhile, the
-    thread closes the device.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._lock = threading.Lock()
-        self._pending = False
-        self._closed = False
-        self._answers: queue.SimpleQueue[bytes | OSError] = queue.SimpleQueue()
-
-    @classmethod
-    def open(cls, path: str) -> "DeviceLink":
-        """Open the device at `path`. Raises TpmAbsent, TpmPermission, TpmBusy or TpmFailed."""
-        try:
-            return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-        except OSError as error:
-            detail = f"{path}: {error.strerror}"
-            if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-                raise TpmAbsent(detail) from error
-            if error.errno in (errno.EACCES, errno.EPERM):
-                raise TpmPermission(detail) from error
-            if error.errno in (errno.EBUSY, errno.EAGAIN):
-                raise TpmBusy(detail) from error
-            raise TpmFailed(detail) from error
-
-    @property
-    def pending(self) -> bool:
-        """Whether the driver has not answered the last command yet."""
-        return self._pending
-
-    def send(self, command: bytes) -> None:
-        """Start the thread that sends the command and waits for its response."""
-        self._pending = True
-        threading.Thread(target=self._exchange, args=(command,), name="tpm command", daemon=True).start()
-
-    def receive(self, seconds_max: float) -> bytes:
-        """The response to the last command. Raises TimeoutError; OSError if the device failed."""
-        try:
-            answer = self._answers.get(timeout=seconds_max)
-        except queue.Empty as error:
-            raise TimeoutError from error
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
-
-    def close(self) -> None:
-        """Close the device now, or when the driver has answered the running command."""
-        with self._lock:
-            self._closed = True
-            if not self._pending:
-                os.close(self._descriptor)
-
-    def _exchange(self, command: bytes) -> None:
-        answer: bytes | OSError
-        try:
-            os.write(self._descriptor, command)
-            answer = os.read(self._descriptor, RESPONSE_BYTES_MAX) or OSError(errno.EIO, "the TPM device closed")
-        except OSError as error:
-            answer = error
-        with self._lock:
-            self._pending = False
-            if self._closed:
-                os.close(self._descriptor)
-        self._answers.put(answer)
-
-
-class _LibraryLink:
-    """A connection through a TCTI of the TSS libraries (resource manager, emulator). For development and tests."""
-
-    def __init__(self, tcti: str) -> None:
-        try:
-            self._tcti = TCTILdr.parse(tcti)
-        except TSS2_Exception as error:
-            raise TpmAbsent(f"{tcti} does not answer ({code_of(error)})") from error
-
-    @property
-    def pending(self) -> bool:
-        """Always false: when the connection closes, the resource manager drops the command."""
-        return False
-
-    def send(self, command: bytes) -> None:
-        self._tcti.transmit(command)
-
-    def receive(self, seconds_max: float) -> bytes:
-        try:
-            return bytes(self._tcti.receive(size=RESPONSE_BYTES_MAX, timeout=int(seconds_max * 1000)))
-        except TSS2_Exception as error:
-            if error.rc == 0xA0009:  # TRY_AGAIN: a TCTI reports a time-out with this code
-                raise TimeoutError from error
-            raise
-
-    def close(self) -> None:
-        self._tcti.close()
-
-
 # The library ships no types, so its base class is Any to mypy.
 class _BoundedTcti(PyTCTI):  # type: ignore[misc]  # the library has no types
     """The TCTI that ESAPI uses. After its first fault every later call fails at once, so clean-up never waits.
 
-    A time-out is reported as an I/O error, because ESAPI repeats a call for ever on TRY_AGAIN.
+    A time-out is reported as an I/O error, because ESAPI repeats a call for ever on TRY_AGAIN. Every command of this
+    process passes `do_transmit`, which sends none in the thread of an event loop.
     """
 
-    def __init__(self, link: _Link, command_seconds_max: float, creation_seconds_max: float) -> None:
+    def __init__(self, link: Link, command_seconds_max: float, creation_seconds_max: float) -> None:
         super().__init__(max_size=RESPONSE_BYTES_MAX)
         self._link = link
         self._command_seconds_max = command_seconds_max
@@ -230,6 +107,7 @@ class _BoundedTcti(PyTCTI):  # type: ignore[misc]  # the library has no types
         self.timed_out = False
 
     def do_transmit(self, command: bytes) -> None:
+        _refuse_in_loop()
         self._check()
         self._command = Command.of(command)
         creating = self._command.code in _CREATING
@@ -286,7 +164,7 @@ class Tpm:
         passwords: Passwords = dict,
         command_seconds_max: float = COMMAND_SECONDS_MAX,
         creation_seconds_max: float = CREATION_SECONDS_MAX,
-        open_link: Callable[[str], _Link] | None = None,
+        open_link: Callable[[str], Link] = open_link,
     ) -> None:
         """Opens nothing yet.
 
@@ -305,7 +183,7 @@ class Tpm:
         self._refused: dict[Hierarchy, bytes] = {}
         self._command_seconds_max = command_seconds_max
         self._creation_seconds_max = creation_seconds_max
-        self._open_link = open_link or _open_link
+        self._open_link = open_link
         self._lock = threading.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._context: tuple[ESAPI, _BoundedTcti] | None = None
@@ -325,8 +203,7 @@ class Tpm:
 
         A command takes up to seconds, so this method refuses to run in the thread of an event loop (RuntimeError).
         """
-        if trio.lowlevel.in_trio_run():
-            raise RuntimeError("a TPM command in the thread of the event loop would stop every task; use `run`")
+        _refuse_in_loop()
         with self._lock:
             try:
                 return self._attempt(work)
@@ -338,7 +215,11 @@ class Tpm:
                 raise lost.fault or TpmAbsent(f"the connection to {self.tcti} was lost twice ({lost})") from lost
 
     def close(self) -> None:
-        """Close the connection, after the running work has ended. The next use opens it again."""
+        """Close the connection, after the running work has ended. The next use opens it again.
+
+        It waits for the work, so it refuses to run in the thread of an event loop (RuntimeError).
+        """
+        _refuse_in_loop()
         with self._lock:
             self._drop()
 
@@ -439,12 +320,13 @@ def _explained(fault: TpmError, context: ESAPI, given: Mapping[Hierarchy, Passwo
     return explained
 
 
+def _refuse_in_loop() -> None:
+    """Raise RuntimeError in the thread of an event loop. Trio knows its thread, however the caller got there."""
+    if trio.lowlevel.in_trio_run():
+        raise RuntimeError("the TPM in the thread of the event loop would stop every task; use `run` or `aclose`")
+
+
 def check_tcti(tcti: str, mode: Mode) -> None:
     """Check that the mode allows the connection: production allows `DEVICE_TCTI` only. Raises TctiRefused."""
     if mode != "development" and tcti != DEVICE_TCTI:
         raise TctiRefused(f"{tcti!r} in mode {mode}")
-
-
-def _open_link(tcti: str) -> _Link:
-    kind, _, path = tcti.partition(":")
-    return DeviceLink.open(path) if kind == "device" and path else _LibraryLink(tcti)

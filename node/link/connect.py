@@ -155,7 +155,8 @@ async def open_tcp(host: str, port: int, seconds_max: float) -> trio.SocketStrea
     """
 
     async def open_one(address: str) -> trio.SocketStream:
-        return await trio.open_tcp_stream(address, port)
+        # As bytes: Python would load its tables of international names to look at a text.
+        return await trio.open_tcp_stream(address.encode(), port)
 
     stream = await open_first(host, port, seconds_max, open_one)
     for option in SOCKET_OPTIONS:

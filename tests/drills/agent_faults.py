@@ -160,7 +160,8 @@ class Walk:
                 self._findings += [f"no scenario meets {call}" for call in uncovered(points)]
                 yield points
         finally:
-            self._tpm.close()
+            with trio.CancelScope(shield=True):
+                await self._tpm.aclose()
 
     def _outcome(self, points: list[Point]) -> Outcome:
         figures: dict[str, Figure] = {"points": len(points), "runs": self._runs}

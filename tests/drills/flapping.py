@@ -193,7 +193,7 @@ class Flapping:
                     config = msgspec.structs.replace(
                         await site.activate("state"), heartbeat_seconds=600, settle_seconds=20
                     )
-                    tpm.close()
+                    await tpm.aclose()
                     await self._watch(config, hours)
                 nursery.cancel_scope.cancel()
         return self._outcome()

@@ -94,7 +94,8 @@ class Mutations:
                         self._findings += unexpected.found
                 nursery.cancel_scope.cancel()
         finally:
-            self._tpm.close()
+            with trio.CancelScope(shield=True):
+                await self._tpm.aclose()
         figures: dict[str, Figure] = {"rounds": self._rounds, "steps": self._steps}
         figures |= {f"mutated {kind}": count for kind, count in sorted(self._mutator.made.items())}
         figures |= {f"step refused: {code}": count for code, count in sorted(self._refused.items())}

@@ -37,7 +37,7 @@ def forget_floors(tcti: str) -> None:
     """Remove the floor counter of the simulated node from a chip that many tests share."""
     port = Tpm(tcti)
     off_loop(lambda: port.call(partial(forget_counters, label=f"{DOMAIN}/{NODE}")))
-    port.close()
+    off_loop(port.close)
 
 
 def trust_of(fabric: Fabric) -> TrustSet:

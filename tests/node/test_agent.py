@@ -198,7 +198,7 @@ class FailingTpm(Tpm):
 async def failing(machine: Machine) -> AsyncIterator[FailingTpm]:
     port = FailingTpm(machine.chip.tcti)
     yield port
-    port.close()
+    await port.aclose()
 
 
 async def test_a_tpm_lost_while_running_is_tolerated_until_the_lease_is_due(
@@ -275,7 +275,7 @@ async def test_on_another_machine_the_gate_stays_closed(
         async with running(agent):
             answer = await document(agent)
             assert (answer["state"], answer["gate"], answer["exit_code"]) == ("hardware-mismatch", "closed", 84)
-        port.close()
+        await port.aclose()
 
 
 async def test_renew_over_the_socket_while_everything_else_runs(agent: Agent, fabric: Fabric) -> None:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import trio
 from tpm2_pytss.constants import TPM2_CC
 
-from node.hwbind.tpm import Tpm, _Link, _open_link
+from node.hwbind.link import Link, open_link
+from node.hwbind.tpm import Tpm
 from tests.simulators.fabric import Fabric, Reply, Request, problem
 from tests.simulators.repository import Repository
 
@@ -95,7 +96,7 @@ def disk_hook(faults: Faults, directory: Path) -> Callable[[str, str], None]:
 class _FaultyLink:
     """A connection to the TPM whose commands can fail."""
 
-    def __init__(self, inner: _Link, faults: Faults) -> None:
+    def __init__(self, inner: Link, faults: Faults) -> None:
         self._inner = inner
         self._faults = faults
         self._response: bytes | None = None
@@ -128,7 +129,7 @@ class _FaultyLink:
 
 def faulty_tpm(tcti: str, faults: Faults) -> Tpm:
     """A TPM port whose commands can fail."""
-    return Tpm(tcti, command_seconds_max=10.0, open_link=lambda name: _FaultyLink(_open_link(name), faults))
+    return Tpm(tcti, command_seconds_max=10.0, open_link=lambda name: _FaultyLink(open_link(name), faults))
 
 
 class FaultyFabric(Fabric):

@@ -20,7 +20,8 @@ import pytest
 import trio
 
 from lab.processes import wait_until
-from node.cli.main import EPILOG, _with_state, main
+from node.cli.arguments import EPILOG
+from node.cli.main import _with_state, main
 from node.config import Config
 from node.disk.lock import StateLock
 from node.exits import Exit

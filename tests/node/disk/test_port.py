@@ -31,7 +31,7 @@ PATH_CALLS = frozenset(
 ELSEWHERE: dict[str, tuple[set[str], str]] = {
     "node/config.py": (set(), "the settings file, before there is a state"),
     "node/cli/show.py": ({"os.open", "os.dup2", "os.close"}, "standard output, after the reader of a pipe has gone"),
-    "node/hwbind/tpm.py": ({"os.open", "os.close", "os.read", "os.write", "DeviceLink.open"}, "the TPM's device"),
+    "node/hwbind/link.py": ({"os.open", "os.close", "os.read", "os.write", "DeviceLink.open"}, "the TPM's device"),
     "node/link/transport.py": ({"os.memfd_create", "os.fdopen", "os.close"}, "a session key in memory, for `ssl`"),
     "node/local/place.py": (set(), "the socket and its directory in /run"),
     "node/hwbind/fingerprint.py": (set(), "the hardware as /sys and /proc show it"),

@@ -89,7 +89,7 @@ async def test_every_proof_repeats_development_mode(
             proof = json_decode(cloud.requests[-1].body, OpenSession).proof
             assert open_proof(proof, machine.node_key.public_key()).development is reported
     finally:
-        port.close()
+        await port.aclose()
 
 
 async def test_a_session_certificate_out_of_trusted_time_names_the_clock(

@@ -1,7 +1,5 @@
 """The port: bounds, recovery and classes of faults, on a software TPM behind a resource manager."""
 
-import errno
-import os
 import socket
 import threading
 import time
@@ -16,7 +14,8 @@ from lab.processes import wait_until
 from lab.tpm import SoftTpm
 from node.hwbind import errors, keys
 from node.hwbind.errors import Hierarchy
-from node.hwbind.tpm import COMMAND_SECONDS_MAX, DEVICE_TCTI, DeviceLink, Password, Tpm, check_tcti
+from node.hwbind.link import DeviceLink, Link, open_link
+from node.hwbind.tpm import COMMAND_SECONDS_MAX, DEVICE_TCTI, Password, Tpm, check_tcti
 
 
 @pytest.mark.parametrize(
@@ -57,26 +56,6 @@ def test_no_tpm(chip: SoftTpm, tcti: str) -> None:
         Tpm(tcti).call(keys.read_clock)
 
 
-@pytest.mark.parametrize(
-    ("number", "kind"),
-    [
-        (errno.ENOENT, errors.TpmAbsent),
-        (errno.ENXIO, errors.TpmAbsent),
-        (errno.EACCES, errors.TpmPermission),
-        (errno.EBUSY, errors.TpmBusy),
-        (errno.EIO, errors.TpmFailed),
-    ],
-)
-def test_a_device_that_does_not_open(monkeypatch: pytest.MonkeyPatch, number: int, kind: type[errors.TpmError]) -> None:
-    def refuse(path: str, flags: int) -> int:
-        raise OSError(number, os.strerror(number))
-
-    # Root may open every file, so the test raises the operating system's refusal itself.
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(kind):
-        DeviceLink.open("/dev/tpmrm0")
-
-
 def test_the_device_link_speaks_to_a_tpm(chip: SoftTpm) -> None:
     """A stream to the software TPM takes the place of the device: same commands, same responses, same silence."""
 
@@ -109,14 +88,50 @@ def test_the_device_link_speaks_to_a_tpm(chip: SoftTpm) -> None:
         chip.restart_resource_manager()
 
 
-async def test_no_command_runs_in_the_thread_of_the_event_loop(tpm: Tpm) -> None:
-    """The port refuses, so every test of an operation of the agent proves it for that operation."""
-    sent: list[int] = []
+class CountingLink:
+    """A connection to the TPM that counts its commands."""
+
+    def __init__(self, inner: Link, sent: list[bytes]) -> None:
+        self._inner = inner
+        self._sent = sent
+        self.receive, self.close = inner.receive, inner.close
+
+    @property
+    def pending(self) -> bool:
+        return self._inner.pending
+
+    def send(self, command: bytes) -> None:
+        self._sent.append(command)
+        self._inner.send(command)
+
+
+async def test_no_command_runs_in_the_thread_of_the_event_loop(chip: SoftTpm) -> None:
+    """The port refuses, so every test of an operation of the agent proves it for that operation.
+
+    `tests/test_source.py` proves that no other module opens a connection to the TPM or makes a context.
+    """
+    sent: list[bytes] = []
+    port = Tpm(chip.tcti, open_link=lambda name: CountingLink(open_link(name), sent))
+    kept = await port.run(lambda esys: esys)
+    assert await port.run(lambda _: threading.get_ident()) != threading.get_ident()
+
+    def from_a_thread() -> None:
+        trio.from_thread.run_sync(port.call, keys.read_clock)
+
+    sent.clear()
     with pytest.raises(RuntimeError, match="event loop"):
-        tpm.call(lambda _: sent.append(threading.get_ident()))
-    await tpm.run(lambda _: sent.append(threading.get_ident()))
+        port.call(keys.read_clock)
+    with pytest.raises(RuntimeError, match="event loop"):
+        await trio.to_thread.run_sync(from_a_thread)
+    with pytest.raises(RuntimeError, match="event loop"):
+        port.close()
+    # A context that outlives its work, which the rules of the port forbid.
+    with pytest.raises(TSS2_Exception):
+        keys.read_clock(kept)
+    assert sent == []
+    await port.run(keys.read_clock)
     assert len(sent) == 1
-    assert sent[0] != threading.get_ident()
+    await port.aclose()
 
 
 def test_without_an_argument_a_command_may_take_20_seconds(chip: SoftTpm) -> None:

@@ -328,7 +328,7 @@ async def test_the_floor_counter_costs_two_commands_of_a_start(machine: Machine)
         assert about_nv == {"nv_readpublic": 1, "nv_read": 1}
     finally:
         await port.run(partial(forget_counters, label=label))
-        port.close()
+        await port.aclose()
 
 
 async def test_a_counter_that_cannot_be_read_judges_nothing(

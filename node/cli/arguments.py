@@ -1,0 +1,151 @@
+"""Command line: what each command of `cascadia` is called and takes, and its help."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from node.cli.show import emit
+from node.config import AGENT_VERSION
+
+EPILOG = """\
+exit codes: 0 done or granted, 2 wrong usage or settings, 3 entitlement denied, 65 verification failed,
+69 cloud or agent unreachable, 70 internal fault, 75 try again, 77 refused by the cloud, 80 not activated, 81 revoked,
+82 suspended, 83 terminated, 84 hardware mismatch, 85 no trusted statement, 86 clock wrong, 87 TPM fault,
+88 activation not approved or confirmed, 89 clone suspected.
+"""
+
+
+AGENT = "The Cascade agent. It binds this machine to its licence and tells licensed software whether it may run."
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help and version are printed as every other output: a closed pipe or a full disk is no traceback."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is not None and file is sys.stdout:
+            emit(message.removesuffix("\n"))
+        else:
+            super()._print_message(message, file)
+
+
+def parser(only: str = "") -> argparse.ArgumentParser:
+    """The parser of all commands, or of the command `only`: the parsers of the others would slow the agent's start."""
+    made = _Parser(
+        prog="cascadia",
+        description=AGENT,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"cascadia {AGENT_VERSION}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (summary, text, add_arguments) in _TEXTS.items():
+        if only in ("", name):
+            command = commands.add_parser(name, help=summary, description=text)
+            _common_arguments(command)
+            add_arguments(command)
+    return made
+
+
+def _common_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", metavar="FILE", help="settings file (default /etc/cascadia/cascadia.toml)")
+    command.add_argument("--state-dir", metavar="DIR", help="state directory (default /var/lib/cascadia)")
+    command.add_argument("--socket", metavar="PATH", help="the agent's socket (default /run/cascadia/cascadia.sock)")
+    command.add_argument("--tpm", metavar="TCTI", help="TPM connection (default device:/dev/tpmrm0)")
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _no_arguments(_command: argparse.ArgumentParser) -> None:
+    """Add nothing to the common arguments."""
+
+
+def _license_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("action", choices=["show"], help="show: print the licence")
+
+
+def _entitlement_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="the entitlement's name")
+
+
+def _identity_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("action", choices=["ek"], help="ek: show the endorsement keys and their certificates")
+
+
+def _renew_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--rekey", action="store_true", help="also make a new node key in the TPM and get a device certificate for it"
+    )
+
+
+def _activation_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, metavar="FILE", help="the activation file, made by `cascade code create`")
+    command.add_argument(
+        "--software",
+        dest="identity",
+        action="store_const",
+        const="software",
+        help="activate without a TPM: the node key is in a file, and the machine is known by its serial numbers; the "
+        "cloud must admit the tier `software`",
+    )
+    command.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="do not wait for an operator's approval: exit with code 88; the same command continues later",
+    )
+
+
+_TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "activate": (
+        "activate this machine with an activation file",
+        (
+            "Proves to the cloud with the TPM which machine this is, and fetches its identity and licence. Without a TPM it "
+            "needs --software. If the command is interrupted, repeat it with the same file; it then continues. If an "
+            "operator must approve the activation, the command waits and shows the id to approve. The agent must not be "
+            "running."
+        ),
+        _activation_arguments,
+    ),
+    "run": (
+        "run the agent in the foreground",
+        (
+            "Checks the TPM and the licence, asks the cloud, then serves the socket until it is stopped. Exits with code "
+            "81 before it serves if this machine is revoked."
+        ),
+        _no_arguments,
+    ),
+    "status": (
+        "show the state, the licence and the next step",
+        "Works in every state of the licence, with and without a running agent.",
+        _no_arguments,
+    ),
+    "license": ("show the licence", "Shows the licence of this machine.", _license_arguments),
+    "entitlement": (
+        "ask whether an entitlement is granted",
+        "Asks the running agent. Exits with code 0 if the entitlement is granted now, and with code 3 if it is denied.",
+        _entitlement_arguments,
+    ),
+    "schema": (
+        "print the API document of the socket",
+        "Prints an OpenAPI 3.1 document, made from the installed code. It asks no agent.",
+        _no_arguments,
+    ),
+    "identity": (
+        "show the endorsement keys of the TPM",
+        (
+            "Shows each endorsement key (EK) that can identify this machine, with the name that `cascade hardware "
+            "allow-ek TENANT NAME` takes, and the certificates in the NV memory of the TPM. It needs no activation, and "
+            "works beside a running agent."
+        ),
+        _identity_arguments,
+    ),
+    "renew": (
+        "refresh licence, session and device certificate now",
+        (
+            "Asks the cloud now. Without this command the agent asks when the licence, the session or the device "
+            "certificate is due."
+        ),
+        _renew_arguments,
+    ),
+}
+"""Each command: its summary, its description, and the function that adds its own arguments."""
