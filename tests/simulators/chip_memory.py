@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from tpm2_pytss import ESAPI, TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_RC, TPMA_NV
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_NT, TPM2_RC, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
 from node.hwbind import counter
@@ -17,6 +17,8 @@ MAKERS = (
     TPMA_NV.PPWRITE | TPMA_NV.PPREAD | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA | TPMA_NV.PLATFORMCREATE
 )
 """The attributes that makers give to the index of a certificate."""
+COUNTERS = MAKERS | TPM2_NT.COUNTER << TPMA_NV.TPM2_NT_SHIFT
+"""The attributes of a counter. A chip keeps room for some counters when other indices have taken the rest."""
 
 _CHUNK_BYTES = 512
 _CODE = 0xFFF
@@ -45,10 +47,10 @@ def remove(esys: ESAPI, index: int) -> None:
     esys.nv_undefine_space(handle, auth_handle=ESYS_TR.PLATFORM)
 
 
-def has_room(esys: ESAPI, index: int, size: int) -> bool:
+def has_room(esys: ESAPI, index: int, size: int, attributes: int = MAKERS) -> bool:
     """Define an index of `size` bytes, if the chip has room for it. Returns whether it had."""
     try:
-        esys.tr_close(define(esys, index, size))
+        esys.tr_close(define(esys, index, size, attributes))
     except TSS2_Exception as error:
         if error.rc & _CODE == TPM2_RC.NV_SPACE:
             return False

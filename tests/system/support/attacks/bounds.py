@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lab.machine import Machine
-from lab.processes import StepFailed, ended
+from lab.processes import StepFailed, ended, wait_until
+from node.hwbind import nv
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing import floors
 from tests.simulators import chip_memory
+from tests.system.support.attacks.life import TRUST_DOMAIN
 from tests.system.support.attacks.shifted import ShiftedMachine, library
 from tests.system.support.attacks.site import Result, Seen, Site, judged, look
 from tests.system.support.attacks.table import Attack
@@ -24,6 +26,7 @@ SHORT_LEASE_SECONDS = "5,10,15,30"
 SIDE_SECONDS = 300
 _FREE_INDEX = 0x01B00000
 _SIZES = (2048, 256, 32, 8)
+_COUNTER_BYTES = 8
 
 
 def _named(machine: Machine, ids: Sequence[str]) -> datetime:
@@ -76,20 +79,24 @@ def _copied_together(site: Site, directory: Path) -> Seen:
             site.cloud.up()
 
 
-def _without_counter(site: Site, directory: Path) -> Seen:
-    """A machine whose TPM has no room for the counter. Its disk from before a suspension is put back, offline."""
+def _without_counter(site: Site, directory: Path, *, later: bool = False) -> Seen:
+    """A machine whose TPM has no room for the counter. Its disk from before a suspension is put back, offline.
+
+    `later`: the TPM gets room after the activation, and the agent makes the counter. The attacker deletes the counter.
+    """
     with site.new_chip(directory / "chip", 0) as chip:
         machine = ShiftedMachine(directory, chip, library(directory))
-        port = Tpm(chip.tcti)
-        try:
-            port.call(_fill)
-        finally:
-            port.close()
+        _on_chip(machine, _fill)
         with ended(machine):
-            _activated(site, machine, "without a counter", LEASE_SECONDS)
+            _activated(site, machine, f"without a counter, {later}", LEASE_SECONDS)
+            label = f"{TRUST_DOMAIN}/{machine.run('status')['license']['node']}"
             state = directory / "copied"
             shutil.copytree(machine.state, state)
+            if later:
+                _on_chip(machine, _empty)
+                _counted(machine)
             _suspended(site, machine)
+            _on_chip(machine, lambda esys: chip_memory.forget_counters(esys, label))
             site.cloud.down()
             try:
                 shutil.rmtree(machine.state)
@@ -99,6 +106,22 @@ def _without_counter(site: Site, directory: Path) -> Seen:
                 return _ends(machine, _named(machine, floors.UNDEFENDED_WITHOUT_COUNTER))
             finally:
                 site.cloud.up()
+
+
+def _counted(machine: ShiftedMachine) -> None:
+    """Run the agent until its TPM has a counter, and its floor record has risen."""
+    machine.boot()
+    wait_until("a floor", lambda: machine.ask("/v1/status")["floor"]["standing"] == "current")
+    machine.down()
+
+
+def _on_chip(machine: Machine, work: Callable[[Esys], object]) -> None:
+    """Use the TPM of a machine."""
+    port = Tpm(machine.chip.tcti)
+    try:
+        port.call(work)
+    finally:
+        port.close()
 
 
 def _without_tpm(site: Site, directory: Path) -> Seen:
@@ -155,12 +178,21 @@ def _fill(esys: Esys) -> None:
     for size in _SIZES:
         while chip_memory.has_room(esys, index, size):
             index += 1
+    while chip_memory.has_room(esys, index, _COUNTER_BYTES, chip_memory.COUNTERS):
+        index += 1
+
+
+def _empty(esys: Esys) -> None:
+    """Remove the indices of `_fill`."""
+    for index in nv.defined_indices(esys, _FREE_INDEX, _FREE_INDEX + 0xFFFF):
+        chip_memory.remove(esys, index)
 
 
 ROWS: dict[str, Callable[[Site, Path], Seen]] = {
     "disk and TPM copied together, offline": _copied_together,
     "the disk of a machine without a TPM put back": _without_tpm,
     "the disk of a machine without a counter put back": _without_counter,
+    "the disk from before the first counter put back": partial(_without_counter, later=True),
 }
 
 

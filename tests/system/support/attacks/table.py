@@ -96,7 +96,7 @@ ATTACKS = (
     Attack("T-04", "counter", "the directory put back, the counter deleted", _NO_COUNTER, "stale", 85),
     Attack("T-04", "counter", "the directory put back, the counter created again", _NO_COUNTER, "stale", 85),
     Attack("T-03", "counter", "the directory put back, an ordinary index", _NO_COUNTER, "stale", 85, quick=True),
-    Attack("T-99", "counter", "the first directory put back, the counter deleted", "the end of the lease", "active", 0),
+    Attack("T-04", "counter", "the first directory put back, the counter deleted", _NO_RECORD, "stale", 85),
     Attack("T-04", "counter", "the counter deleted", _NO_COUNTER, "stale", 85),
     Attack("T-60", "swapped", "the lease of another node", "it names the node", "stale", 85, quick=True),
     Attack("T-60", "swapped", "the tombstone of another node", "it names the node", "stale", 85),
@@ -146,6 +146,9 @@ ATTACKS = (
     Attack("T-97", "bounds", "the disk of a machine without a TPM put back", "the end of the lease", "terminated", 83),
     Attack(
         "T-97", "bounds", "the disk of a machine without a counter put back", "the end of the lease", "terminated", 83
+    ),
+    Attack(
+        "T-99", "bounds", "the disk from before the first counter put back", "the end of the lease", "terminated", 83
     ),
 )
 """The attacks by kind. Rows of a kind run in the order that its module needs."""
