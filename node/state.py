@@ -16,7 +16,7 @@ force is a condition (`node.conditions`), and stops nothing.
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from node.clock import utc_now
+from node.clock import Clock, Seconds, monotonic, utc_now
 from node.conditions import Conditions
 from node.config import BUILT_AT
 from node.disk.identity import Identity, IdentityStore
@@ -75,12 +75,27 @@ class State:
     `trust_in_memory` is a verified trust that the disk refuses. It is used instead of the stored, damaged one.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        clock: Clock = utc_now,
+        elapsed: Seconds = monotonic,
+        boot_id: Callable[[], str] | None = None,
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+            directory: the state directory.
+            clock: the wall clock of conditions and of the floor record.
+            elapsed: seconds since an arbitrary start, for the pauses of the floor record.
+            boot_id: the id of this boot, for the floor record; None reads the kernel's.
+        """
         self.directory = directory
-        self.conditions = Conditions(utc_now)
+        self.conditions = Conditions(clock)
         self.identities = IdentityStore(directory)
         self.licences = LicenceStore(directory)
-        self.floors = FloorKeeper(FloorStore(directory), self.conditions)
+        floor_store = FloorStore(directory)
+        self.floors = FloorKeeper(floor_store, self.conditions, clock=clock, boot_id=boot_id, elapsed=elapsed)
         self.saver = Saver(self.licences, self.conditions, self.floors)
         self.renewal_tokens = RenewalTokens(directory)
         self.time = TrustedTime(first_floor(BUILT_AT), machine_clocks())

@@ -219,6 +219,7 @@ SLEEPERS = {
     "tests/node/exchanges/test_wake_channel.py:events": "the same",
     "tests/node/exchanges/test_wake_channel.py:test_an_outage_brings_one_quick_attempt_and_then_wide_waits": "the same",
     "tests/node/link/test_connect.py:open_one": "the same",
+    "tests/drills/offline_days.py:_licensed_program": "the same",
     "tests/node/test_supervision.py:__call__": "the same",
     "tests/node/test_agent.py:cut": "a poll that lives for that long",
     "tests/drills/flapping.py:_watch": "the pace of simulated hours",

@@ -1,346 +1,325 @@
-"""An agent without its cloud for 70 simulated days, in each tier, and an agent with its cloud for seven.
+"""An agent without its cloud for 70 simulated days, in each tier: each date of the lease is met to the second.
 
-The agent, the chip, the disk and the connections are real; the cloud is simulated, and the time is virtual: it does
-not move while anything works, and then jumps to the next heartbeat slot or date.
+The agent, the chip, the disk, the socket and the connections are real; the cloud is simulated, and the time is virtual
+(`tests/simulators/virtual_days.py`). The leases have the default dates of their tier, and two entitlements. One of them
+has a limit, and dates between the dates of the lease.
 
-- Without the cloud each date of the lease changes state, gate, exit code, entitlement and new work in the second that
-  the lease names, and not a second before. The cloud comes back once in each state, and the agent is active again.
-- With the cloud nothing grows after the first hour: memory, descriptors, tasks, threads, objects in the TPM. The floor
-  counter of the TPM moves at most as often as the statement changes, and once for the boot.
+Each date of the lease and of the entitlements changes all answers in the second that the lease names, and not a second
+before:
+
+- `cascadia status --json` and `cascadia entitlement NAME --json`, as processes, with their exit codes (at the date);
+- the socket's status, licence and entitlements: whether granted, limit, until, why, and the end of the answer;
+- a program that asks for each entitlement before its last answer ends.
+
+The cloud comes back once in each state, and the agent is active again.
 """
 
 import argparse
-import contextlib
-import gc
 import os
+import runpy
+import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
-from unittest.mock import patch
+from typing import Any
 
 import msgspec
 import trio
-import trio.testing
-from tpm2_pytss import ESAPI
-from tpm2_pytss.constants import TPM2_CAP
 
 from lab.tpm import SoftTpm, shared_bus
 from node.agent import Agent
-from node.config import Config
-from node.disk import thread
-from node.exchanges.activation import activate
-from node.hwbind import counter, reading
-from node.hwbind.fingerprint import Components, Reasons
-from node.hwbind.tpm import Tpm
-from node.licensing.raising import label_of
-from node.link.connect import network_limiter
-from node.state import State
-from tests.drills.flapping import FlappingFabric, sample
+from node.exits import Exit
+from node.local.client import entitlement_path, expect, request
+from node.local.documents import EntitlementDocument, LicenseDocument, StatusDocument
+from protocol.limits import LICENSE_ANSWER_LIFE
+from protocol.signed.lease import Lease, Tier
 from tests.drills.frame import Figure, Outcome, Say
-from tests.simulators import fabric as simulator
-from tests.simulators import software_cloud
 from tests.simulators.fabric import DAY
-from tests.simulators.site import repository_of, write_activation_file
-from tests.simulators.software_cloud import SoftwareCloud
+from tests.simulators.virtual_days import SLOT_SECONDS, VISION_LIMIT, VirtualSite
+
+PROGRAM = runpy.run_path(str(Path(__file__).parents[2] / "demo" / "licensed_program.py"))
+"""The sample of licensed software: its names, as a vendor's program has them."""
+DENIED: str = PROGRAM["DENIED"]
 
 USUAL_TIME = "10 min"
 MINUTES_MAX = 60.0
 
-TIERS = {"attested": (7, 30, 45, 60), "tpm": (5, 20, 30, 45), "software": (2, 10, 14, 21)}
-"""Tier -> days from the issue of a lease to `refresh_after`, `expires_at`, `grace_until` and `terminate_at`."""
+TIERS: tuple[Tier, ...] = ("attested", "tpm", "software")
 DATES = ("refresh_after", "expires_at", "grace_until", "terminate_at")
-SLOT_SECONDS = 600
 HOP_SECONDS = 6 * 3600
 """How far the time jumps at once while no date is near. The agent tries the cloud at least once after each jump."""
 OFFLINE_DAYS = 70
 BACK_SECONDS_MAX = 3 * SLOT_SECONDS
 """How long after the return of the cloud the agent may take to be active."""
-SETTLE_SECONDS_MAX = 60.0
-"""Real time that the work after a jump may take."""
-MACHINE = {
-    "product_uuid": "4c4c4544-0051-3510-8052-b4c04f564432",
-    "board_serial": "CNFCP0096L00DE",
-    "disk_serial": "S3Z8NB0K123456",
-    "mac": "b8:2a:72:aa:bb:cc",
-}
+NAMES = ("render", "vision", "other")
+"""Entitlements: without terms, with terms, and one that the lease does not have."""
 
 
-class Shown(msgspec.Struct, frozen=True):
-    """What the agent shows: state, gate, new work, exit code."""
+class Stage(msgspec.Struct, frozen=True):
+    """What the agent shows between two dates of the lease."""
 
     state: str
-    gate: bool
+    gate: str
     new_work: bool
     exit_code: int
 
 
 STAGES = (
-    Shown("active", gate=True, new_work=True, exit_code=0),
-    Shown("refresh-due", gate=True, new_work=True, exit_code=0),
-    Shown("grace", gate=True, new_work=True, exit_code=0),
-    Shown("restricted", gate=True, new_work=False, exit_code=0),
-    Shown("terminated", gate=False, new_work=False, exit_code=83),
+    Stage("active", "open", new_work=True, exit_code=0),
+    Stage("refresh-due", "open", new_work=True, exit_code=0),
+    Stage("grace", "open", new_work=True, exit_code=0),
+    Stage("restricted", "open", new_work=False, exit_code=0),
+    Stage("terminated", "closed", new_work=False, exit_code=83),
 )
 """Before the first date, and from each date on (the table of states in docs/agent.md)."""
 
 
+class Granted(msgspec.Struct, frozen=True):
+    """The answer about one entitlement."""
+
+    why: str
+    limit: int | None = None
+    until: datetime | None = None
+    attributes: dict[str, str] = {}
+
+    @property
+    def granted(self) -> bool:
+        """Whether the entitlement is granted."""
+        return self.why == "granted"
+
+    @property
+    def line(self) -> str:
+        """What the licensed program prints."""
+        if not self.granted:
+            return DENIED
+        return "granted" if self.limit is None else f"granted, limit {self.limit}"
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the tiers and the number of days."""
-    parser.add_argument("--tier", choices=sorted(TIERS), action="append", help="only this tier (default: all)")
+    parser.add_argument("--tier", choices=TIERS, action="append", help="only this tier (default: all)")
     parser.add_argument(
-        "--days", type=float, default=OFFLINE_DAYS, help="days without the cloud, 0 for none (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--days-with", type=float, default=7.0, help="days with the cloud, 0 for none (default: %(default)s)"
+        "--days", type=float, default=OFFLINE_DAYS, help="days without the cloud (default: %(default)s)"
     )
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
-    """Run each tier without its cloud; then the days with it."""
+    """Run each tier without its cloud."""
     figures: dict[str, Figure] = {}
     findings: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="cascade-days-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cascade-days-") as folder, ExitStack() as stack:
         directory = Path(folder)
-        with SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus()) as chip:
-            for tier in (options.tier or TIERS) if options.days else ():
-                site = _Days(directory / tier, chip, tier, say)
-                site.run(site.without_cloud, options.days)
-                figures |= site.figures
-                findings += site.findings
-            if options.days_with:
-                site = _Days(directory / "with", chip, "attested", say)
-                site.run(site.with_cloud, options.days_with)
-                figures |= site.figures
-                findings += site.findings
+        chips: list[SoftTpm] = []
+        for tier in options.tier or TIERS:
+            if tier != "software" and not chips:
+                chips.append(stack.enter_context(SoftTpm(directory / "chip", ca=directory / "ca", bus=shared_bus())))
+            site = OfflineDays(directory / tier, "" if tier == "software" else chips[0].tcti, tier, say)
+            site.run(options.days)
+            figures |= site.figures
+            findings += site.findings
     return Outcome(figures, tuple(findings))
 
 
-class VirtualTime:
-    """The time of machine and cloud. It moves by `jump` only."""
+class OfflineDays(VirtualSite):
+    """One site that loses its cloud. With `commands` each answer is also asked for by the commands, as processes."""
 
-    def __init__(self) -> None:
-        self.clock = trio.testing.MockClock()
-        self._base = datetime.now(UTC).replace(microsecond=0)
-        self._began = self.clock.current_time()
-
-    def seconds(self) -> float:
-        """Virtual seconds since the begin. The machine never sleeps."""
-        return round(self.clock.current_time() - self._began, 3)
-
-    def now(self) -> datetime:
-        """The wall clock of machine and cloud."""
-        return self._base + timedelta(seconds=self.seconds())
-
-
-class _Fabric(FlappingFabric):
-    """A Fabric that signs leases of one tier."""
-
-    def __init__(self, tier: str) -> None:
-        super().__init__()
-        self._tier = tier
-
-    def lease(self, generation: int = 0, issued_at: datetime | None = None, **changes: object) -> str:
-        at = issued_at or simulator.utc_now()
-        dates = {name: at + days * DAY for name, days in zip(DATES, TIERS[self._tier], strict=True)}
-        return super().lease(generation, at, **{"tier": self._tier, **dates, **changes})
-
-
-class _Days:
-    """One site with one agent."""
-
-    def __init__(self, directory: Path, chip: SoftTpm, tier: str, say: Say) -> None:
-        directory.mkdir()
-        self.time = VirtualTime()
-        self.figures: dict[str, Figure] = {}
+    def __init__(self, directory: Path, tcti: str, tier: Tier, say: Say, *, commands: bool = True) -> None:
+        super().__init__(directory, tcti, tier)
         self.findings: list[str] = []
-        self._directory = directory
-        self._software = tier == "software"
-        self._tpm = Tpm("device:/nonexistent/tpm" if self._software else chip.tcti)
-        self._tier = tier
+        self.seconds = 0
+        """Dates that were compared in their second, and in the second before."""
+        self.asked = 0
+        """Answers that were compared."""
         self._say = say
+        self._commands = commands
+        self._lines: dict[str, str] = {}
+        """The last line of the licensed program, by entitlement."""
 
-    def run(self, work: Callable[[float], Awaitable[None]], days: float) -> None:
-        """Do the work in virtual time."""
-        try:
-            trio.run(work, days, clock=self.time.clock)
-        finally:
-            self._tpm.close()
-
-    async def without_cloud(self, days: float) -> None:
-        """Reach each date, bring the cloud back after it, and at the end stay away for all the days."""
-        seconds = 0
-        async with self._agent() as agent:
-            for last in range(1, len(STAGES)):
-                self._fabric.cut = "closed"
-                seconds += await self._walk(agent, last)
-                self._fabric.cut = ""
-                await self._must_come_back(agent, STAGES[last].state)
-            self._fabric.cut = "closed"
-            began = self.time.now()
-            seconds += await self._walk(agent, len(STAGES) - 1)
-            while self.time.now() < began + days * DAY:
-                await self._jump(HOP_SECONDS)
-            self._expect(agent, STAGES[-1], f"day {days:g}")
-            self._fabric.cut = ""
-            await self._must_come_back(agent, "terminated")
-        self.figures[f"{self._tier}, dates met to the second"] = seconds
-        self._say(f"{self._tier}: {seconds} dates")
-
-    async def _walk(self, agent: Agent, last: int) -> int:
-        """From a lease without a passed date to the date number `last`. Returns the number of dates."""
-        lease = agent.licence.lease
-        if lease is None:
-            self.findings.append(f"{self._tier}: no lease")
-            return 0
-        for number, name in enumerate(DATES[:last], start=1):
-            date: datetime = getattr(lease, name)
-            while (left := (date - self.time.now()).total_seconds()) > SLOT_SECONDS:
-                await self._jump(min(left - SLOT_SECONDS / 2, HOP_SECONDS))
-            await self._jump((date - self.time.now()).total_seconds() - 1)
-            self._expect(agent, STAGES[number - 1], f"a second before {name}")
-            await self._jump(1)
-            self._expect(agent, STAGES[number], name)
-        return last
-
-    async def _must_come_back(self, agent: Agent, state: str) -> None:
-        waited = 0.0
-        while self._shown(agent) != STAGES[0] and waited < BACK_SECONDS_MAX:
-            await self._jump(SLOT_SECONDS / 10)
-            waited += SLOT_SECONDS / 10
-        self._expect(agent, STAGES[0], f"the cloud is back after {state}")
-
-    def _expect(self, agent: Agent, wanted: Shown, when: str) -> None:
-        found = self._shown(agent)
-        if found != wanted:
-            self.findings.append(f"{self._tier}, {when}: {found}, not {wanted}")
-            self._say(self.findings[-1])
-
-    def _shown(self, agent: Agent) -> Shown:
-        snapshot = agent.snapshot()
-        document = agent.status().license
-        if snapshot.verdict.valid_until > self.time.now() + timedelta(seconds=60):
-            self.findings.append(f"{self._tier}: an answer is valid until {snapshot.verdict.valid_until}")
-        return Shown(document.state, document.gate == "open", document.new_work, document.exit_code)
-
-    async def with_cloud(self, days: float) -> None:
-        """Let the agent work for the days, and compare its resources at each hour."""
-        async with self._agent() as agent:
-            samples = []
-            label = label_of(agent.licence.identity.holder)
-            before = await self._counted(label)
-            leases = self._fabric.leases
-            for hour in range(int(days * 24) + 1):
-                samples.append((await self._resources(), sample_self()))
-                if hour % 24 == 0:
-                    self._say(f"hour {hour}: {samples[-1]}")
-                for _ in range(3600 // SLOT_SECONDS):
-                    await self._jump(SLOT_SECONDS)
-            self._expect(agent, STAGES[0], "at the end")
-            raised, signed = await self._counted(label) - before, self._fabric.leases - leases
-        self.figures |= {"with the cloud: leases signed": signed, "with the cloud: floor counter raised": raised}
-        if raised > signed + 1:
-            self.findings.append(f"with the cloud: the floor counter was raised {raised} times for {signed} leases")
-        first, last = samples[min(1, len(samples) - 1)], samples[-1]
-        for name, early, late, more in (
-            ("tasks", first[0]["tasks"], last[0]["tasks"], 2),
-            ("objects in the TPM", first[0]["objects"], last[0]["objects"], 0),
-            ("sessions in the TPM", first[0]["sessions"], last[0]["sessions"], 0),
-            ("descriptors", first[1][0], last[1][0], 2),
-            ("threads", first[1][1], last[1][1], 3),
-            ("RSS, KiB", first[1][2], last[1][2], 4096),
-        ):
-            self.figures |= {f"with the cloud: {name}, hour 1": early, f"with the cloud: {name}, last": late}
-            if late > early + more:
-                self.findings.append(f"with the cloud: {name} grew from {early} to {late}")
-        self.figures["with the cloud: answers"] = self._fabric.answered
-
-    async def _counted(self, label: str) -> int:
-        """The value of the floor counter in the TPM; 0 without one."""
-        found = await self._tpm.run(lambda esys: counter.find(esys, label))
-        return found.value if found is not None else 0
-
-    async def _resources(self) -> dict[str, int]:
-        def count(esys: ESAPI, first: int) -> int:
-            _, capability = esys.get_capability(TPM2_CAP.HANDLES, first, 32)
-            handles = capability.data.handles
-            return sum(int(handles[at]) >> 24 == first >> 24 for at in range(int(handles.count)))
-
-        objects, sessions = await self._tpm.run(lambda esys: (count(esys, 0x80000000), count(esys, 0x02000000)))
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The measurements."""
         return {
-            "tasks": trio.lowlevel.current_statistics().tasks_living,
-            "objects": objects,
-            "sessions": sessions,
+            f"{self._tier}, dates met to the second": self.seconds,
+            f"{self._tier}, answers compared": self.asked,
         }
 
-    @contextlib.asynccontextmanager
-    async def _agent(self) -> AsyncIterator[Agent]:
-        """The activated agent, after READY."""
-        with _patched(self.time, software=self._software):
-            self._fabric = fabric = _Fabric(self._tier)
-            for service in fabric.leaves:
-                fabric.leaves[service] = fabric.service_leaf(service, not_after=self.time.now() + 360 * DAY)
-            if self._software:
-                SoftwareCloud(fabric)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(fabric.serve)
-                repository = repository_of(fabric)
-                with repository.served():
-                    state = State(self._directory / "state")
-                    state.directory.mkdir(mode=0o700)
-                    file = write_activation_file(
-                        self._directory / "file.json", repository.url, repository.pin, created_at=self.time.now()
-                    )
-                    await activate(state, self._tpm, file, self.time.now, lambda _: None, in_software=self._software)
-                config = Config(
-                    state_dir=state.directory, socket=self._directory / "s.sock", tpm="site", mode="development",
-                    heartbeat_seconds=SLOT_SECONDS,
-                )  # fmt: skip
-                state = State(config.state_dir)
-                with state.owned():
-                    agent = Agent.load(config, state, self._tpm, self.time.now, lambda: 0.0, self.time.seconds)
-                    ready = trio.Event()
-                    nursery.start_soon(agent.run, ready.set)
-                    while not ready.is_set():
-                        await self._jump(0.1)
-                    yield agent
-                    nursery.cancel_scope.cancel()
+    def run(self, days: float, first: int = 1) -> None:
+        """Reach the dates number 1 to `first`, then 1 to `first` + 1 and so on; at the end stay away for the days."""
+        try:
+            trio.run(self._without_cloud, days, first, clock=self.time.clock)
+        finally:
+            self.tpm.close()
 
-    async def _jump(self, seconds: float) -> None:
-        """Let the time pass, and wait in real time until the agent has nothing left to do."""
-        if seconds > 0:
-            self.time.clock.jump(seconds)
-        until = time.monotonic() + SETTLE_SECONDS_MAX
-        while True:
-            await trio.testing.wait_all_tasks_blocked(0.002)
-            if not self._in_threads() or time.monotonic() > until:
+    async def _without_cloud(self, days: float, first: int) -> None:
+        async with self.agent() as (agent, nursery):
+            for name in NAMES[:2]:
+                nursery.start_soon(self._licensed_program, name)
+            for last in range(first, len(STAGES)):
+                self.fabric.cut = "closed"
+                await self._walk(agent, last)
+                await self._come_back(agent, STAGES[last].state)
+            if days:
+                self.fabric.cut = "closed"
+                began = self.time.now()
+                await self._walk(agent, len(STAGES) - 1)
+                while self.time.now() < began + days * DAY:
+                    await self.jump(HOP_SECONDS)
+                await self._compare(agent, STAGES[-1], f"day {days:g}")
+                await self._come_back(agent, "terminated")
+        self._say(f"{self._tier}: {self.seconds} dates, {self.asked} answers, {len(self.findings)} findings")
+
+    async def _walk(self, agent: Agent, last: int) -> None:
+        """From a lease without a passed date to the date number `last`."""
+        lease = agent.licence.lease
+        if lease is None:
+            self._found("no lease")
+            return
+        for date in _dates(lease):
+            if date > getattr(lease, DATES[last - 1]):
                 break
-            await trio.to_thread.run_sync(time.sleep, 0.001)
+            while (left := (date - self.time.now()).total_seconds()) > SLOT_SECONDS:
+                await self.jump(min(left - SLOT_SECONDS / 2, HOP_SECONDS))
+            await self.jump((date - self.time.now()).total_seconds() - 1)
+            await self._compare(agent, _stage(lease, self.time.now()), f"a second before {date}")
+            await self.jump(1)
+            await self._compare(agent, _stage(lease, self.time.now()), f"{date}", commands=self._commands)
+            self.seconds += 1
 
-    def _in_threads(self) -> bool:
-        """Whether a thread works for a task: for the TPM, the disk or the network."""
-        disk, reader = thread._limiter.get(), reading._reader.get()
-        limiters = [trio.to_thread.current_default_thread_limiter(), network_limiter(), self._tpm._limiter]
-        limiters += [disk] if disk is not None else []
-        limiters += [reader.limiter] if reader is not None else []
-        return any(limiter.borrowed_tokens for limiter in limiters)
+    async def _come_back(self, agent: Agent, state: str) -> None:
+        self.fabric.cut = ""
+        self.repository.refresh(self.time.now())
+        waited = 0.0
+        while agent.snapshot().verdict.state != "active" and waited < BACK_SECONDS_MAX:
+            await self.jump(SLOT_SECONDS / 10)
+            waited += SLOT_SECONDS / 10
+        # A program that was denied asks again after a minute.
+        await self.jump(LICENSE_ANSWER_LIFE.total_seconds())
+        await self._compare(agent, STAGES[0], f"the cloud is back after {state}", commands=self._commands)
+
+    # Answers
+
+    async def _compare(self, agent: Agent, stage: Stage, when: str, *, commands: bool = False) -> None:
+        """Compare every answer with the stage, and with the lease that the cloud has signed."""
+        lease = agent.licence.lease
+        if lease is None:
+            self._found(f"{when}: no lease")
+            return
+        for path in ("/v1/status", "/v1/license"):
+            reply = await request(self.socket, "GET", path)
+            licence = reply.document["license"] if path == "/v1/status" else reply.document
+            self._same(f"{when}: {path}", _stage_of(expect(reply, {200}, _KINDS[path]), path), stage)
+            self._ends(f"{when}: {path}", licence, lease, "")
+        for name in NAMES:
+            reply, wanted = await request(self.socket, "GET", entitlement_path(name)), self._wanted(lease, stage, name)
+            answer = expect(reply, {200, 403}, EntitlementDocument)
+            self._same(f"{when}: {name}", (reply.status, _granted_of(answer)), (200 if wanted.granted else 403, wanted))
+            self._ends(f"{when}: {name}", answer, lease, name)
+            if name in self._lines:
+                self._same(f"{when}: the program with {name}", self._lines[name], wanted.line)
+        if commands:
+            await self._compare_commands(lease, stage, when)
+
+    async def _compare_commands(self, lease: Lease, stage: Stage, when: str) -> None:
+        code, document = await self._command("status")
+        self._same(f"{when}: cascadia status", (code, _stage_of(document, "/v1/status")), (stage.exit_code, stage))
+        bound, away = datetime.fromisoformat(document["offline_bound_at"]), bool(self.fabric.cut)
+        self._same(f"{when}: offline_bound_at", bound, lease.terminate_at)
+        self._same(f"{when}: failures", document["failures"] > 0 and bool(document["last_failure"]), away)
+        wanted = self._wanted(lease, stage, "vision")
+        code, document = await self._command("entitlement", "vision")
+        found = (code, _granted_of(document))
+        self._same(f"{when}: cascadia entitlement", found, (0 if wanted.granted else int(Exit.DENIED), wanted))
+
+    async def _command(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """Run `cascadia`. Returns its exit code and its document."""
+        settings = {
+            "CASCADIA_STATE_DIR": str(self.state_dir),
+            "CASCADIA_SOCKET": str(self.socket),
+            "CASCADIA_MODE": "development",
+        }
+        ended = await trio.run_process(
+            [sys.executable, "-m", "node.cli", *arguments, "--json"],
+            capture_stdout=True,
+            check=False,
+            env=os.environ | settings,
+        )
+        return ended.returncode, msgspec.json.decode(ended.stdout)
+
+    def _wanted(self, lease: Lease, stage: Stage, name: str) -> Granted:
+        """The answer about an entitlement now."""
+        terms, now = lease.entitlement(name), self.time.now()
+        until = terms.until if terms is not None else None
+        if stage.gate == "closed":
+            return Granted("gate-closed", until=until)
+        if terms is None:
+            return Granted("not-included")
+        if until is None or terms.not_before is None:
+            return Granted("granted")
+        if now >= until:
+            return Granted("ended", until=until)
+        if now < terms.not_before:
+            return Granted("not-yet", until=until)
+        return Granted("granted", VISION_LIMIT, until, {"edition": "full"})
+
+    def _ends(self, what: str, document: dict[str, Any], lease: Lease, name: str) -> None:
+        """Compare the end of an answer: a minute from now, or the next date that changes the answer."""
+        terms, now = lease.entitlement(name), self.time.now()
+        dates = [getattr(lease, date) for date in DATES]
+        if terms is not None and document["state"] != "terminated":
+            dates += [date for date in (terms.not_before, terms.until) if date is not None]
+        wanted = min([now + LICENSE_ANSWER_LIFE, *(date for date in dates if date > now)])
+        self._same(f"{what}: valid_until", datetime.fromisoformat(document["valid_until"]), wanted)
+
+    async def _licensed_program(self, name: str) -> None:
+        """Do what `demo/licensed_program.py` does, in virtual time: ask before the last answer ends."""
+        line, until = DENIED, self.time.now()
+        while True:
+            answer = await trio.to_thread.run_sync(PROGRAM["ask"], str(self.socket), name)
+            if answer is not None:
+                line, until = answer
+            elif self.time.now() >= until:
+                line = DENIED
+            self._lines[name] = line
+            await trio.sleep(max((until - self.time.now()).total_seconds(), 1))
+
+    def _same(self, what: str, found: object, wanted: object) -> None:
+        self.asked += 1
+        if found != wanted:
+            self._found(f"{what}: {found}, not {wanted}")
+
+    def _found(self, text: str) -> None:
+        self.findings.append(f"{self._tier}, {text}")
+        self._say(self.findings[-1])
 
 
-def sample_self() -> tuple[int, int, int]:
-    """Descriptors, threads, and RSS in KiB of this process, after a collection of garbage."""
-    gc.collect()
-    found = sample(os.getpid())
-    return found.descriptors, found.threads, found.rss_kib
+_KINDS: dict[str, type[StatusDocument] | type[LicenseDocument]] = {
+    "/v1/status": StatusDocument,
+    "/v1/license": LicenseDocument,
+}
 
 
-@contextlib.contextmanager
-def _patched(times: VirtualTime, *, software: bool) -> Iterator[None]:
-    """Give the simulated cloud the virtual time, and a machine without a TPM its serial numbers."""
-    with contextlib.ExitStack() as stack:
-        for module in (simulator, software_cloud):
-            stack.enter_context(patch.object(module, "utc_now", times.now))
-        if software:
-            components = Components(MACHINE, Reasons())
-            stack.enter_context(patch.object(reading, "read_components", lambda: components))
-        yield
+def _dates(lease: Lease) -> list[datetime]:
+    """The dates at which an answer changes, in their order."""
+    grants = filter(None, map(lease.entitlement, lease.names))
+    terms = [date for grant in grants for date in (grant.not_before, grant.until) if date is not None]
+    return sorted([*(getattr(lease, name) for name in DATES), *terms])
+
+
+def _stage(lease: Lease, now: datetime) -> Stage:
+    return STAGES[sum(now >= getattr(lease, name) for name in DATES)]
+
+
+def _stage_of(document: dict[str, Any], path: str) -> Stage:
+    licence = document["license"] if path == "/v1/status" else document
+    return Stage(licence["state"], licence["gate"], licence["new_work"], licence["exit_code"])
+
+
+def _granted_of(document: dict[str, Any]) -> Granted:
+    until = document["until"]
+    return Granted(
+        document["why"],
+        document["limit"],
+        datetime.fromisoformat(until) if until else None,
+        document["attributes"],
+    )

@@ -7,6 +7,7 @@ Only the functions that the licence uses are replaced: those of `node.hwbind.key
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import TypeVar
 from unittest import mock
 
@@ -83,6 +84,9 @@ def _advance(chip: MemoryChip, held: NvCounter, to: int) -> int:
     return chip.value
 
 
+_public_key = lru_cache(software.public_key)
+
+
 def make_key() -> WrappedKey:
     """A node key of a chip in memory."""
     public, private = software.make()
@@ -97,7 +101,7 @@ def chips_in_memory() -> Iterator[None]:
         return software.sign_digest(key.private, key.public, hashlib.sha256(message).digest())
 
     with (
-        mock.patch.object(WrappedKey, "public_key", lambda key: software.public_key(key.public)),
+        mock.patch.object(WrappedKey, "public_key", lambda key: _public_key(key.public)),
         mock.patch.object(keys, "sign", sign),
         mock.patch.object(keys, "loaded", return_value=nullcontext()),
         mock.patch.object(keys, "read_clock", lambda chip: chip.clock()),
