@@ -68,6 +68,7 @@ class Agent:
         self._trust = contact.licence.trust
         self._errors = errors = UnexpectedErrors(contact.conditions)
         self._saver = contact.saver
+        self._saver.floors.on_counter = self._prove_again
         # Spreads waits over a fleet; it makes no secret.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 (see above)
         self._waits = waits = Waits(clock, asleep)
@@ -183,7 +184,7 @@ class Agent:
             "report": self._keep_reported,
             "trust": self._keep_trust,
             "storing": self._saver.run,
-            "generation id": partial(generation_id.keep_informed, self._prove_anew),
+            "generation id": partial(generation_id.keep_informed, self._prove_again),
             "floors": self._saver.floors.run,
         }
         async with trio.open_nursery() as nursery:
@@ -201,8 +202,8 @@ class Agent:
             await anext(signals)
             nursery.cancel_scope.cancel()
 
-    def _prove_anew(self) -> None:
-        """Open another session soon: this virtual machine may be a copy, and the cloud compares the two."""
+    def _prove_again(self) -> None:
+        """Open another session soon. It shows the cloud a copied virtual machine, or a floor counter that is new."""
         self.contact.connection.outdate()
         self.wake()
 

@@ -161,11 +161,11 @@ async def activate(
 
 
 async def _raise_first(state: State, say: Say) -> None:
-    """Write the first floor record. A counter without a record closes the gate at a start without the cloud."""
+    """Raise the floor to the first statement. A counter without a record closes the gate at a start without the cloud."""
     raised = False
     with trio.move_on_after(TPM_SECONDS_MAX):
         raised = await state.floors.raise_now()
-    if not raised and state.floors.counter is not None:
+    if not raised and state.floors.counter is not None and not state.floors.fits:
         say("the floor record is not complete: start the agent and let it reach the cloud before it works offline")
 
 

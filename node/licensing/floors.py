@@ -14,6 +14,7 @@ The rules:
   void, because a stolen key can sign any position. The highest entry of the other keys counts.
 - A record that fits no more opens no gate. It still closes it: its entries are signed, and were true once.
 - Only a fresh answer of the cloud replaces a record that does not fit.
+- A node has a record before it has its first lease. So a lease without a record was never an honest state.
 
 Evolution: fields are added at the end with defaults. A reader ignores fields that it does not know, and keeps streams
 that it does not know. A change that an old reader must not ignore is a new `typ`.
@@ -88,6 +89,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         since: the time of the first of these increments.
         written_at: the wall clock's time.
         time: the floor of trusted time; None without one.
+        begun: the generation that had a record before its first lease, so every lease of it names the counter. 0 for a
+            generation whose counter came later.
     """
 
     version: int = 1
@@ -103,6 +106,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     since: AwareTime
     written_at: AwareTime
     time: TimeFloor | None = None
+    begun: int = 0
 
 
 class FloorError(ValueError):
@@ -344,11 +348,14 @@ def next_record(
     boot: str,
     now: datetime,
     time: TimeFloor | None = None,
+    first: bool = False,
 ) -> Record:
     """The record after `before`, one above the counter's present value. `counter` is the TPM's answer.
 
-    `before` keeps the streams that this version of the agent does not know, and the counts.
+    `before` keeps the streams that this version of the agent does not know, and the counts. With `first` the generation
+    has no lease yet.
     """
+    before_lease = first or (before is not None and before.generation < holder.generation)
     raised = (*(before.raised if before is not None else ()), now)[-RAISED_PER_DAY_MAX:]
     streams: Mapping[str, tuple[Entry, ...]] = before.streams if before is not None else {}
     return Record(
@@ -364,7 +371,15 @@ def next_record(
         since=before.since if before is not None else now,
         written_at=now,
         time=time if time is not None or before is None else before.time,
+        begun=holder.generation if before_lease else before.begun if before is not None else 0,
     )
+
+
+def undefended(record: Record | None, *, present: bool) -> tuple[str, ...]:
+    """Ids of the attacks without a defence on a machine with a TPM. `present` is whether it has a floor counter."""
+    if not present:
+        return UNDEFENDED_WITHOUT_COUNTER
+    return UNDEFENDED_FROM_THE_START if record is not None and record.begun == record.generation else UNDEFENDED
 
 
 class FloorStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -393,6 +408,8 @@ class FloorStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 UNDEFENDED = ("T-90", "T-91", "T-92", "T-96", "T-98", "T-99")
 """Attacks without a defence on a machine with a hardware floor. `docs/threat-model.md` has the bound of each."""
+UNDEFENDED_FROM_THE_START = ("T-90", "T-91", "T-92", "T-96", "T-98")
+"""The same for a generation that had a floor record before its first lease."""
 UNDEFENDED_WITHOUT_COUNTER = ("T-90", "T-91", "T-92", "T-96", "T-97", "T-98")
 """The same for a TPM without a floor counter."""
 UNDEFENDED_IN_SOFTWARE = ("T-90", "T-94", "T-95", "T-96", "T-97")

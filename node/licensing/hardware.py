@@ -31,8 +31,8 @@ from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
 from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
+from node.licensing.floor_memory import read_counter
 from node.licensing.floors import Answer, Silent
-from node.licensing.raising import read_counter
 from node.licensing.trusted_time import TrustedTime
 from node.licensing.verdict import Hardware
 from protocol.evidence import ClockInfo

@@ -16,10 +16,10 @@ from node.hwbind.presence import EndorsementRecord
 from node.hwbind.succession import Succession
 from node.licensing import acceptance, floors
 from node.licensing.binding import bound_holder
+from node.licensing.floor_memory import label_of
 from node.licensing.floors import NO_FLOOR, FloorView
 from node.licensing.hardware import HardwareCheck
 from node.licensing.notices import notice_of
-from node.licensing.raising import label_of
 from node.licensing.saving import Saver
 from node.licensing.trusted_time import TrustedTime, least_high_of
 from node.licensing.verdict import Evidence, Snapshot, Verdict, current_lease, current_revocation, judge

@@ -6,6 +6,10 @@ The steps of one raise, and what a crash after each of them leaves behind:
 2. Both copies of the record are written. The record fits, because its value is one above the counter.
 3. The TPM increments the counter. The record fits, and every earlier record is too old.
 
+The first record is written before the first lease exists (`FloorKeeper.begin`). So a crash between the first value of
+the counter and the first record leaves no lease behind, and the next start asks the cloud. A counter that the TPM
+refuses then, and makes later, has this gap; the cloud closes it.
+
 A record that was signed is completed before the next one is signed, so that no value has two contents. A refusal of the
 disk or of the TPM leaves the floor in memory. It is reported as a condition and retried with back-off.
 
@@ -14,14 +18,12 @@ task then waits for a fresh answer of the cloud, which says whether this generat
 """
 
 import logging
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import trio
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from node.clock import monotonic, utc_now
 from node.conditions import Conditions
@@ -34,12 +36,13 @@ from node.hwbind.keys import WrappedKey
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing import floor_writing as writing
 from node.licensing import floors
+from node.licensing.floor_memory import FloorMemory, holder_of, label_of, same_node
 from node.licensing.floor_store import FloorStore
 from node.licensing.floor_writing import CounterMoved, Signed
-from node.licensing.floors import Answer, Entry, FloorStatus, FloorView, Found, Judgement, Record, Silent
+from node.licensing.floors import Entry, Found, Judgement, Record, Standing
 from node.licensing.trusted_time import TimeFloor
 from protocol.evidence import NvCounter
-from protocol.signed.envelope import KeyRing
+from protocol.faults import fault_point
 from protocol.signed.statements import Holder, Revocation, Verified
 
 log = logging.getLogger("cascadia.floors")
@@ -59,10 +62,11 @@ _REFUSALS = (TpmNvFull, TpmNvTaken, TpmHierarchyPassword, TpmHierarchyDisabled)
 """The errors with which a TPM refuses to make a counter. The agent goes on without a hardware floor."""
 
 
-class FloorKeeper:
+class FloorKeeper(FloorMemory):
     """The floors of one state directory.
 
     `tpm` is set by the process that raises the floor. `time` gives the floor of trusted time for the next record.
+    `on_counter` is called after the first record of a counter that no session has reported yet.
     """
 
     def __init__(
@@ -74,133 +78,24 @@ class FloorKeeper:
         boot_id: Callable[[], str] | None = None,
         elapsed: Callable[[], float] = monotonic,
     ) -> None:
-        self.store = store
+        super().__init__(store, boot_id or BootRecord(Path()).boot_id, elapsed)
         self.tpm: Tpm | None = None
         self.time: Callable[[], TimeFloor | None] = lambda: None
+        self.on_counter: Callable[[], None] = lambda: None
         self._conditions = conditions
         self._clock = clock
-        self._boot_id = boot_id or BootRecord(Path()).boot_id
-        self._boot = ""
-        self._elapsed = elapsed
-        self._raised_at = elapsed()
         self._identity: Identity | None = None
         self._established: NvCounter | None = None
+        self._begun: tuple[Record, Judgement] | None = None
         self._begin(None)
-        self._wake = trio.Event()
         self._one_at_a_time = trio.Lock()
 
     def _begin(self, holder: Holder | None) -> None:
-        """Begin with no record, for a start or for another node."""
-        self._loaded = holder
-        self._found = Found()
-        self._record: Record | None = None
-        self._counter: NvCounter | None = None
-        self._judged: Judgement | None = None
-        self._entries: tuple[Entry, ...] = ()
+        super()._begin(holder)
         self._urgent = self._resign = False
-        # Whether a fresh answer came since the start, and since the last raise.
-        self._confirmed = self._may_repair = False
+        self._may_repair = False
         self._least = (0, 0, 0)
         self._signed: Signed | None = None
-
-    # Reading
-
-    def load(
-        self,
-        holder: Holder,
-        node_key: ec.EllipticCurvePublicKey,
-        others: Callable[[], Iterable[ec.EllipticCurvePublicKey]] = tuple,
-        *,
-        again: bool = False,
-        in_force: bool = True,
-    ) -> None:
-        """Read the copies of the record, once for this node, or `again` for another start. It runs in the disk's thread.
-
-        `others` gives further node keys of this node, for a record that `node_key` has not signed. A node that is not
-        `in_force` yet leaves the record of the present node in use.
-        """
-        if not again and self._loaded is not None and (self._is_of(holder) or not in_force):
-            return
-        self._begin(holder)
-        self._boot = self._boot_id()
-        self._found = self.store.load(holder, node_key, others)
-        self._record = self._found.best(None)
-        self._entries = self._record.streams.get(floors.STATEMENTS, ()) if self._record is not None else ()
-        for text in self._found.damaged:
-            log.warning("%s", text)
-
-    def _is_of(self, holder: Holder) -> bool:
-        """Whether the loaded record is that of this node, in any generation."""
-        return self._loaded is None or label_of(self._loaded) == label_of(holder)
-
-    @property
-    def place(self) -> int | None:
-        """The NV index of the record's counter; None without a record."""
-        return self._record.counter.index if self._record is not None else None
-
-    @property
-    def time_floor(self) -> TimeFloor | None:
-        """The floor of trusted time in the stored record; None without one."""
-        return self._record.time if self._record is not None else None
-
-    @property
-    def counter(self) -> NvCounter | None:
-        """The counter of this node as the TPM has last shown it; None if it has shown none."""
-        return self._counter
-
-    @property
-    def stale(self) -> bool:
-        """Whether the record does not fit, and no fresh answer of the cloud has come since."""
-        return self._judged is not None and self._judged.standing == "stale" and not self._confirmed
-
-    def view(self, holder: Holder, ring: KeyRing, answer: Answer, *, promised: bool) -> FloorView:
-        """The floors for a verdict about `holder`. The first answer of the TPM is judged once for this start.
-
-        Later the record and the counter move together, and only a fresh answer of the cloud changes the judgement. For
-        a node that is not in force yet nothing is judged.
-        """
-        if not self._is_of(holder):
-            return FloorView(Judgement("unjudged"))
-        if self._judged is None or self._judged.standing == "unjudged":
-            self._judge(holder, answer, promised=promised)
-        judged = self._judged or Judgement("unjudged")
-        if self._confirmed and judged.standing == "stale":
-            judged = Judgement("current")
-        entries = floors.valid_entries(self._record, ring)
-        highest = floors.generation_of(self._record, entries)
-        return FloorView(judged, floors.floor_of(entries, holder.generation), highest, self._found.damaged)
-
-    def _judge(self, holder: Holder, answer: Answer, *, promised: bool) -> None:
-        name = nv.name_of(answer.index, label_of(holder)) if isinstance(answer, NvCounter) else ""
-        self._judged = floors.judge(self._found, answer, name, promised=promised)
-        if isinstance(answer, NvCounter) and answer.name == name:
-            self._counter = answer
-        if not isinstance(answer, Silent):
-            self._record = self._found.best(answer)
-            if self._judged.standing == "stale":
-                log.error("%s. The cloud has to answer", self._judged.reason)
-            self._wake.set()
-
-    def revocations(self, ring: KeyRing) -> tuple[str, ...]:
-        """The tokens of the revocations in the record. The caller verifies them."""
-        return floors.revocations(floors.valid_entries(self._record, ring))
-
-    def status(self) -> FloorStatus:
-        """The floor for `cascadia status`."""
-        judged, record, counter = self._judged or Judgement("unjudged"), self._record, self._counter
-        known = counter or (record.counter if record is not None else None)
-        present = counter is not None or (record is not None and judged.standing in ("current", "unfinished"))
-        return FloorStatus(
-            present=present,
-            undefended=floors.UNDEFENDED if present else floors.UNDEFENDED_WITHOUT_COUNTER,
-            standing="current" if self._confirmed and judged.standing == "stale" else judged.standing,
-            reason=judged.reason,
-            index=f"{known.index:#010x}" if known is not None else "",
-            value=known.value if known is not None else 0,
-            writes=record.writes if record is not None else 0,
-            writes_per_day=math.ceil(floors.writes_per_day(record)) if record is not None else 0,
-            years_left=int(floors.years_left(record)) if record is not None else 0,
-        )
 
     # Changes
 
@@ -209,6 +104,8 @@ class FloorKeeper:
         if not self._is_of(identity.holder):
             self._begin(identity.holder)
             self._counter = self._established
+            if self._begun is not None and same_node(holder_of(self._begun[0]), identity.holder):
+                self._adopt(*self._begun)
         self._identity = identity
         self._wake.set()
 
@@ -278,21 +175,69 @@ class FloorKeeper:
         if self._signed is not None or self._urgent:
             await self.raise_now()
 
-    async def establish(self, identity: Identity) -> NvCounter | None:
-        """Find or make the counter of a node, perhaps of the next one; None if the TPM refuses. Nothing is raised."""
+    async def establish(self, identity: Identity, beside: Holder | None) -> NvCounter | None:
+        """Find or make the counter of a generation that the cloud has not confirmed. None without one. Raises nothing.
+
+        `beside` is the holder in force in this state directory. Its own counter is only found: a counter without a
+        record would make its lease stale.
+        """
         self._established = None
         if self.tpm is None or identity.node_key.in_software:
             return None
-        label = label_of(identity.holder)
+        label, own = label_of(identity.holder), same_node(beside, identity.holder)
         try:
-            found = self._established = await self.tpm.run(lambda esys: nv.establish(esys, label))
+            with fault_point("node.floor.establish"):
+                found = await self.tpm.run(lambda esys: (nv.find if own else nv.establish)(esys, label))
         except TpmError as error:
             self._report_no_counter(error)
             return None
-        if self._is_of(identity.holder):
+        self._established = found
+        if found is not None and self._is_of(identity.holder):
             self._counter = found
             self._conditions.clear(NO_COUNTER)
         return found
+
+    async def begin(self, identity: Identity, beside: Holder | None) -> None:
+        """Write the first record of a node, before the cloud signs its first lease. Raises nothing.
+
+        The caller has asked the cloud in a session, and the generation has no statement yet. So the record takes nothing
+        back. After a crash at any later point the lease is beside a record that fits.
+        `beside` is as for `establish`. The node in force has a record of its own; another node in force keeps one copy.
+        """
+        tpm, counter = self.tpm, self._established
+        if tpm is None or counter is None or same_node(beside, identity.holder):
+            return
+        async with self._one_at_a_time:
+            ours = self._is_of(identity.holder)
+            known = self._found.best(counter) if ours else self._begun and self._begun[0]
+            if known and floors.fits(known, counter):
+                return
+            record = floors.next_record(
+                self._record if ours else None,
+                holder=identity.holder,
+                counter=counter,
+                entries=self._entries if ours else (),
+                boot=self._boot or self._boot_id(),
+                now=self._clock(),
+                time=self.time(),
+                first=True,
+            )
+            try:
+                token = await tpm.run(partial(writing.sign, node_key=identity.node_key, record=record))
+                paths = self.store.paths if beside is None else self.store.paths[1:]
+                await writing.store_copies(self.store, Signed(record, token, paths))
+                self._take_begun(record, "unfinished", ours=ours)
+                await writing.count(tpm, record)
+                self._take_begun(record, "current", ours=ours)
+            except CounterMoved as moved:
+                log.warning("%s", moved)
+            except (NodeError, TpmError) as error:
+                self._report_refusal(error)
+
+    def _take_begun(self, record: Record, standing: Standing, *, ours: bool) -> None:
+        self._begun = record, Judgement(standing)
+        if ours:
+            self._adopt(*self._begun)
 
     async def sign_again(self, node_key: WrappedKey, *, first: bool) -> None:
         """Sign the record with another node key of the generation, at a rekey. The content stays.
@@ -358,11 +303,14 @@ class FloorKeeper:
         await writing.count(tpm, stored.record)
         if self._signed is not stored:
             return
+        first = self._counter is None
         self._record, self._counter, self._signed = stored.record, stored.record.counter, None
         self._judged, self._raised_at, self._may_repair = Judgement("current"), self._elapsed(), False
         if stored.whole:
             self._found = Found((stored.record,))
         self._conditions.clear(NO_COUNTER)
+        if first:
+            self.on_counter()
 
     def _sign_next(self, esys: Esys, identity: Identity, entries: tuple[Entry, ...]) -> Signed:
         """Step 1, in the TPM's thread. A stored record whose increment is missing is returned as it is.
@@ -405,17 +353,3 @@ class FloorKeeper:
     def _report_no_counter(self, error: TpmError) -> None:
         if self._conditions.report(NO_COUNTER, f"this machine has no hardware floor: {error}", error.advice):
             log.warning("this machine has no hardware floor: %s", error)
-
-
-def label_of(holder: Holder) -> str:
-    """The holder of a counter: trust domain and node. All generations of a node share it."""
-    return f"{holder.trust_domain}/{holder.node}"
-
-
-def read_counter(esys: Esys, label: str, index: int | None) -> Answer:
-    """The TPM's answer about the counter of `label` at `index`, or at any of its places. It runs in the TPM's thread.
-
-    A refusal is an answer as well. Raises the library's error if the connection is lost.
-    """
-    answer = nv.answer(esys, label, index)
-    return Silent(str(answer)) if isinstance(answer, TpmError) else answer

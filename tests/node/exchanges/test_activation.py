@@ -2,7 +2,9 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,21 +21,25 @@ from node.exchanges.activation import (
     read_activation_file,
 )
 from node.exits import Exit
+from node.hwbind import counter
 from node.hwbind.tpm import Tpm
+from node.licensing.boot_time import machine_clocks
 from node.licensing.floor_store import FloorStore
 from node.licensing.licence import Licence, StatementRejected
 from node.link.api import CloudRefused, CloudUnreachable
-from node.state import State
+from node.state import NotActivated, State
 from node.trust import published
 from node.trust.published import TrustError
 from protocol import faults
 from protocol.encoding import json_encode
+from protocol.evidence import NvCounter
 from protocol.limits import HELD_GENERATION_MAX
 from protocol.messages.activation import TrustPin
 from protocol.messages.sessions import StatementAnswer
 from tests.fault_hooks import hooked
-from tests.node.shells import load_licence
-from tests.simulators.fabric import DOMAIN, Fabric, Reply, Request, always, problem, refused, utc_now
+from tests.node.shells import forget_floors, hardware, load_licence
+from tests.off_loop import off_loop
+from tests.simulators.fabric import DOMAIN, NODE, Fabric, Reply, Request, always, problem, refused, utc_now
 from tests.simulators.repository import Repository
 from tests.simulators.site import CODE, repository_of, write_activation_file
 
@@ -414,6 +420,37 @@ def test_a_file_of_another_form(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "link"):
         with pytest.raises(ActivationFileInvalid):
             read_activation_file(path)
+
+
+async def test_no_power_cut_in_an_activation_leaves_a_lease_without_its_floor(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric, tmp_path: Path
+) -> None:
+    """A machine whose power is cut at any point, and that starts without the cloud, is not `stale`."""
+    forget_floors(tpm.tcti)
+    port, cuts = Tpm(tpm.tcti), []
+
+    def hook(name: str, stage: faults.Stage) -> None:
+        copy = tmp_path / f"cut-{len(cuts)}"
+        shutil.copytree(state.directory, copy)
+        held = off_loop(lambda: port.call(lambda esys: counter.find(esys, f"{DOMAIN}/{NODE}")))
+        cuts.append((f"{stage} {name}", copy, held))
+
+    with hooked(hook):
+        await run(state, tpm, file)
+    port.close()
+    shown = {}
+    for number, (point, copy, held) in enumerate(cuts):
+        check = hardware(ours=True)
+        check._counter = held
+        with suppress(NotActivated):
+            licence = State(copy).load_licence(check, machine_clocks())
+            shown[number, point] = licence.verdict().state
+    assert set(shown.values()) == {"pending", "active"}, shown
+    offered = fabric.proofs[-1].floor
+    assert isinstance(offered, NvCounter), "the session before the confirmation names the counter"
+    points = [point for point, _, _ in cuts]
+    assert points.index("after node.floor.count") < points.index("before node.confirm.send")
+    assert "T-99" not in state.floors.status().undefended
 
 
 async def test_a_floor_record_that_is_not_complete_is_said(

@@ -21,11 +21,13 @@ from node.hwbind import counter
 from node.hwbind.errors import TpmBusy, TpmNvFull
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing import floor_writing
+from node.licensing.floor_memory import label_of, read_counter
 from node.licensing.floor_store import FloorStore
 from node.licensing.floors import FloorView, Silent
-from node.licensing.raising import NO_COUNTER, NOT_RAISED, FloorKeeper, label_of, read_counter
+from node.licensing.raising import NO_COUNTER, NOT_RAISED, FloorKeeper
 from protocol import faults
 from protocol.evidence import NvCounter
+from protocol.ids import NodeId
 from protocol.signed.statements import Verified
 from tests.node.conftest import Machine
 from tests.node.licensing.samples import (
@@ -46,6 +48,10 @@ from tests.simulators.chip_memory import forget_counters
 
 LABEL = label_of(HOLDER)
 LEASE = verified(make_lease(seq=5))
+
+
+class Killed(BaseException):
+    """The process ends here."""
 
 
 class Refusing(Tpm):
@@ -231,11 +237,107 @@ async def test_a_damaged_copy_is_shown_until_the_next_raise(site: Site) -> None:
     assert site.start()[1].damaged == ()
 
 
+async def test_the_first_record_comes_before_the_first_lease(site: Site) -> None:
+    """The lease names the counter. Beside the first record it is not stale, whether or not the floor has risen."""
+    keeper, _ = site.start(use=False)
+    assert await keeper.establish(site.identity, None) is not None
+    assert standing(site) == "stale", "without a lease this start asks the cloud in any case"
+    before = site.value
+    for _ in range(2):
+        await keeper.begin(site.identity, None)
+    assert site.value == before + 1
+    started, view = site.start(promised=True)
+    assert (view.judged.standing, view.floor, view.generation) == ("current", None, 1)
+    for one in (started, keeper):
+        one.use(site.identity)
+        one.note(LEASE)
+    assert await started.raise_now()
+    assert site.value == before + 2
+    assert site.start(promised=True)[1].floor == (1, 5)
+    assert "T-99" not in started.status().undefended
+
+
+async def test_a_counter_that_comes_after_the_first_lease_is_reported_at_once(site: Site) -> None:
+    keeper, _ = site.start()
+    reported: list[int | None] = []
+    keeper.on_counter = lambda: reported.append(keeper.place)
+    keeper.note(LEASE)
+    keeper.confirm_fresh(LEASE)
+    assert await keeper.raise_now()
+    keeper.note(verified(make_lease(seq=6)))
+    assert await keeper.raise_now()
+    assert reported == [counter.places(LABEL)[0]]
+    assert "T-99" in keeper.status().undefended
+
+
+async def test_the_node_in_force_keeps_its_record_until_the_next_generation_is_confirmed(site: Site) -> None:
+    keeper, _ = site.start()
+    later = msgspec.structs.replace(site.identity, generation=2)
+    assert await keeper.establish(later, site.identity.holder) is None
+    await keeper.begin(later, site.identity.holder)
+    assert (site.value, standing(site)) == (0, "none"), "a counter alone would make the present lease stale"
+
+
+async def test_another_node_in_force_keeps_one_copy_of_its_record(site: Site) -> None:
+    keeper = await site.first()
+    node = NodeId("node_0" + "9" * 25)
+    other = msgspec.structs.replace(site.identity, node=node, generation=2)
+    label = label_of(other.holder)
+    counted = off_loop(lambda: Tpm.call(site.tpm, partial(forget_counters, label=label)))
+    assert counted is None
+    assert await keeper.establish(other, site.identity.holder) is not None
+    await keeper.begin(other, site.identity.holder)
+    assert standing(site) == "current", "the present node runs on its first copy"
+    store = site.store.load(other.holder, site.identity.node_key.public_key())
+    assert [record.node for record in store.records] == [node]
+    keeper.use(other)
+    assert keeper.place == counter.places(label)[0]
+    assert keeper.fits
+
+
+@pytest.mark.parametrize("stage", ["before", "after"])
+@pytest.mark.parametrize("point", ["node.floor.establish", "node.floor.write", "node.floor.copy", "node.floor.count"])
+async def test_a_kill_before_the_first_lease_is_made_up_for(
+    site: Site, point: str, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hook(name: str, when: faults.Stage) -> None:
+        if (name, when) == (point, stage):
+            raise Killed
+
+    keeper, _ = site.start(use=False)
+    monkeypatch.setattr(faults, "_hooks", [hook])
+    with pytest.raises(Killed):
+        await keeper.establish(site.identity, None)
+        await keeper.begin(site.identity, None)
+    monkeypatch.undo()
+    again, _ = site.start(use=False)
+    assert await again.establish(site.identity, None) is not None
+    await again.begin(site.identity, None)
+    assert standing(site, promised=True) in ("current", "unfinished")
+
+
+@pytest.mark.parametrize("refuses", ["the disk", "the increment"])
+async def test_a_refusal_before_the_first_lease_stops_no_activation(
+    site: Site, refuses: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper, _ = site.start(use=False)
+    await keeper.establish(site.identity, None)
+    if refuses == "the disk":
+        refused = {path: DiskFull(path) for path in site.store.paths}
+        monkeypatch.setattr(FloorStore, "write", lambda *_: refused)
+    else:
+        monkeypatch.setattr(counter, "advance", lambda *_: (_ for _ in ()).throw(TpmBusy("the NV memory")))
+    await keeper.begin(site.identity, None)
+    assert [one.code for one in site.conditions.current()] == [NOT_RAISED]
+    monkeypatch.undo()
+    keeper.use(site.identity)
+    keeper.note(LEASE)
+    keeper.confirm_fresh(LEASE)
+    assert await keeper.raise_now()
+    assert site.start(promised=True)[1].floor == (1, 5)
+
+
 POINTS = ["node.floor.write", "node.floor.copy", "node.floor.count"]
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 @pytest.mark.parametrize("stage", ["before", "after"])
@@ -352,7 +454,7 @@ async def test_a_chip_without_room_has_no_floor_and_says_so(site: Site, monkeypa
     keeper.note(LEASE)
     keeper.confirm_fresh(LEASE)
     assert not await keeper.raise_now()
-    assert await keeper.establish(site.identity) is None
+    assert await keeper.establish(site.identity, None) is None
     (condition,) = site.conditions.current()
     assert (condition.code, "tpm2_nvundefine" in condition.next) == (NO_COUNTER, True)
     assert (keeper.status().present, keeper.status().standing) == (False, "none")

@@ -74,7 +74,7 @@ def _copied_together(site: Site, directory: Path) -> Seen:
                 with ended(twin):
                     twin.boot()
                     assert twin.granted(), "the copy does not run"
-                    return _ends(twin, _named(twin, floors.UNDEFENDED))
+                    return _ends(twin, _named(twin, floors.UNDEFENDED_FROM_THE_START))
         finally:
             site.cloud.up()
 

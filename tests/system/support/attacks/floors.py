@@ -40,7 +40,10 @@ def _put_back_and_deleted(life: Life) -> None:
 
 
 def _first_and_deleted(life: Life) -> None:
+    """The first lease, as if there had never been a record or a counter. The lease names the counter."""
     life.put_back(FIRST)
+    for name in RECORD:
+        (life.state / name).unlink()
     _counter_deleted(life)
 
 
@@ -74,7 +77,7 @@ COUNTER: dict[str, Step] = {
     "the directory put back, the counter deleted": Step("suspended", _put_back_and_deleted),
     "the directory put back, the counter created again": Step("suspended", _put_back_and_created),
     "the directory put back, an ordinary index": Step("suspended", _put_back_and_ordinary_index),
-    "the first directory put back, the counter deleted": Step("suspended", _first_and_deleted),
+    "the first lease alone, the counter deleted": Step("suspended", _first_and_deleted),
     "the counter deleted": Step("resumed", _counter_deleted, mended="active"),
 }
 """These rows change the TPM. So they are the last ones of their stage."""

@@ -31,7 +31,7 @@ Stage = Literal[
     "neighbour", "neighbour revoked", "active", "suspended", "resumed", "again", "revoked", "cleared", "readmitted"
 ]
 FIRST = "first"
-"""The copy of the directory at the first write of a floor record, during the activation. A whole run has it."""
+"""The copy of the directory with the first lease, before the floor has risen to it. A whole run has it."""
 
 
 class Life:
@@ -168,7 +168,7 @@ def _neighbour_revoked(life: Life) -> None:
 def _active(life: Life) -> None:
     file = str(life.cloud.code(life.tenant))
     if life.site.whole:
-        life.machine.start("activate", file, start=Plan(kill=("node.floor.write", "before"))).wait()
+        life.machine.start("activate", file, start=Plan(kill=("node.statement.copy", "after"))).wait()
         life.keep(FIRST)
     life.node = str(life.machine.run("activate", file)["node"])
     life.live("active", "active")

@@ -96,7 +96,7 @@ ATTACKS = (
     Attack("T-04", "counter", "the directory put back, the counter deleted", _NO_COUNTER, "stale", 85),
     Attack("T-04", "counter", "the directory put back, the counter created again", _NO_COUNTER, "stale", 85),
     Attack("T-03", "counter", "the directory put back, an ordinary index", _NO_COUNTER, "stale", 85, quick=True),
-    Attack("T-04", "counter", "the first directory put back, the counter deleted", _NO_RECORD, "stale", 85),
+    Attack("T-04", "counter", "the first lease alone, the counter deleted", _NO_COUNTER, "stale", 85),
     Attack("T-04", "counter", "the counter deleted", _NO_COUNTER, "stale", 85),
     Attack("T-60", "swapped", "the lease of another node", "it names the node", "stale", 85, quick=True),
     Attack("T-60", "swapped", "the tombstone of another node", "it names the node", "stale", 85),

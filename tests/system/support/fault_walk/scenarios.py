@@ -324,6 +324,7 @@ SCENARIOS = (
             "fabric.session.issuer",
             "fabric.session.lease_version",
             "fabric.session.floor",
+            "node.floor.establish",
             "fabric.confirm.commit",
         ),
     ),
