@@ -144,6 +144,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         trust_reports=trust.trust_reports,
         wake_room=shared.wake_room,
         seen=seen,
+        audit=shared.audit,
     )
     fingerprints = _fingerprints(stores, ports, shared, clones)
     pcr_quotes = PcrQuotes(tenants=stores.tenants, seen=seen)

@@ -239,6 +239,8 @@ class Node(msgspec.Struct, frozen=True):
     """NV index of the counter in the TPM that versions the node's floor record. 0 if the node never reported one."""
     floor_value: int = 0
     """Last reported value of this counter."""
+    floor_reset_at: datetime | None = None
+    """Last time at which the node reported a lower value than before, or another index. Null if it never did."""
     clone_cause: Literal[NoCause, CloneCause] = ""
     """Why a clone of the node is suspected. Empty if none is."""
 

@@ -154,6 +154,7 @@ class Node(Table, db=UNBOUND, tablename="node"):
     intervals = Text(default="null")
     floor_index = BigInt(default=0)
     floor_value = BigInt(default=0)
+    floor_reset_at = Timestamptz(null=True, default=None)
     enrolled = Text(default="{}")
 
 

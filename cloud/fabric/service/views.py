@@ -190,6 +190,7 @@ def node(row: NodeRow) -> schemas.Node:
         intervals=row.intervals,
         floor_index=row.floor_index,
         floor_value=row.floor_value,
+        floor_reset_at=row.floor_reset_at,
         notice=_notice(row),
         clone_cause=row.clone_cause,
     )

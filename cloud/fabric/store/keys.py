@@ -50,8 +50,8 @@ Some writes need no key, because each is one statement that is right whatever ot
   free, in the same statement. No transaction writes a value of these columns that it has read before.
 - Reports are columns that no transaction decides on: `seen_at`, `seen_fingerprint`, `agent_version`, `trust_version`,
   `device_issuer`, `certificate_not_after`, `development`, `superseded_asked_at`, `superseded_asked_generation`,
-  `floor_index`, `floor_value`, `lease_version`, `pcr_values`, `pcr_fault`, `pcr_changed_at`. `told_at` is set once,
-  from empty. A report sets `pcr_accepted` once, from empty; an operator sets it in a statement that compares
+  `floor_index`, `floor_value`, `floor_reset_at`, `lease_version`, `pcr_values`, `pcr_fault`, `pcr_changed_at`.
+  `told_at` is set once, from empty. A report sets `pcr_accepted` once, from empty; an operator sets it in a statement that compares
   `pcr_values`.
 """
 

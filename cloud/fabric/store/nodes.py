@@ -100,7 +100,9 @@ _SET_DEVELOPMENT = compiled(
     .where(Node.id == param("id"), Node.development != param("development"))
     .returning(Node.id)
 )
-_SET_FLOOR = compiled(Node.update(params(Node.floor_index, Node.floor_value)).where(Node.id == param("id")))
+_SET_FLOOR = compiled(
+    Node.update(params(Node.floor_index, Node.floor_value, Node.floor_reset_at)).where(Node.id == param("id"))
+)
 
 _SET_SUPERSEDED_ASKED = compiled(
     Node.update(params(Node.superseded_asked_at, Node.superseded_asked_generation)).where(
@@ -323,9 +325,9 @@ class NodeStore:
         """Store whether the node runs in development mode; True if the stored value changed."""
         return bool(await self._engine.fetch(_SET_DEVELOPMENT, id=node, development=development))
 
-    async def set_floor(self, node: NodeId, index: int, value: int) -> None:
-        """Store the counter that versions the node's floor record."""
-        await self._engine.fetch(_SET_FLOOR, id=node, floor_index=index, floor_value=value)
+    async def set_floor(self, node: NodeId, index: int, value: int, reset_at: datetime | None) -> None:
+        """Store the counter that versions the node's floor record, and when it was last reset."""
+        await self._engine.fetch(_SET_FLOOR, id=node, floor_index=index, floor_value=value, floor_reset_at=reset_at)
 
     async def set_superseded_asked(self, node: NodeId, number: int, at: datetime) -> None:
         """Store which superseded generation asked last, and when. An earlier time changes nothing."""

@@ -148,7 +148,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     generation asked, `superseded_asked_generation` is that generation's number; None and 0 if none ever did.
     `clone_cause` says why a clone of the node is suspected since `clone_at`; empty and None if none is.
     `floor_index` is the NV index of the counter in the TPM that versions the floor record, 0 if the node never had one;
-    `floor_value` is the last reported value of the counter.
+    `floor_value` is the last reported value of the counter; `floor_reset_at` is the last time at which the value was below
+    an earlier one, or the index another one. None if it never was.
     `enrolled` is the fingerprint of the first activation, or of a later one in which a person approved the change; drift
     is measured against it. It is empty for nodes that an earlier release made.
     """
@@ -184,6 +185,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     intervals: LeaseIntervals | None = None
     floor_index: int = 0
     floor_value: int = 0
+    floor_reset_at: datetime | None = None
     enrolled: dict[str, str] = {}
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from cloud.fabric.errors import Conflict, SessionOutdated
+from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.input_checks import check_nonce_form
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.seen import SeenSessions
@@ -24,7 +25,7 @@ from cloud.http.guard import ClosedAnswer
 from cloud.mtls.peer import NodePeer
 from protocol.evidence import NvCounter
 from protocol.faults import fault_point
-from protocol.ids import NodeId
+from protocol.ids import NodeId, NodeSpiffeId
 from protocol.limits import CLOCK_SKEW
 from protocol.messages.sessions import Ask, Events, StatementAnswer
 from protocol.signed.statements import LEASE_VERSION
@@ -42,6 +43,7 @@ class Statements:
     trust_reports: TrustReports
     wake_room: WakeRoom
     seen: SeenSessions
+    audit: AuditLog
 
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
         """The node's current statement. A lease that is due is signed again first.
@@ -81,15 +83,36 @@ class Statements:
 
         A node that reports no counter any more keeps the stored one: the next lease still promises it, so a node does
         not shed its floor when it fills or clears the NV memory of its TPM. A node of the tier `software` has none.
+
+        A TPM's counter never falls, and its index is fixed by the node. So a lower value or another index is recorded
+        and audited: the counter was replaced, the TPM was put back from a backup, or the index was taken.
         """
         if reported is msgspec.UNSET or node.tier == "software":
             return node
         if (reported.index, reported.value) == (node.floor_index, node.floor_value):
             return node
+        reset = node.floor_index != 0 and (reported.index != node.floor_index or reported.value < node.floor_value)
+        reset_at = self.now() if reset else node.floor_reset_at
         with fault_point("fabric.session.floor"):
             async with self.transaction(node_key(node.id)):
-                await self.nodes.set_floor(node.id, reported.index, reported.value)
-        return msgspec.structs.replace(node, floor_index=reported.index, floor_value=reported.value)
+                await self.nodes.set_floor(node.id, reported.index, reported.value, reset_at)
+                if reset:
+                    await self._audit_reset(node, reported)
+        return msgspec.structs.replace(
+            node, floor_index=reported.index, floor_value=reported.value, floor_reset_at=reset_at
+        )
+
+    async def _audit_reset(self, node: NodeRow, reported: NvCounter) -> None:
+        await self.audit.write(
+            str(NodeSpiffeId(self.statement_stream.trust_domain, node.tenant, node.id)),
+            "node.floor_reset",
+            node.id,
+            node.tenant,
+            index=f"{reported.index:#010x}",
+            value=reported.value,
+            index_before=f"{node.floor_index:#010x}",
+            value_before=node.floor_value,
+        )
 
     async def refreshed(self, node: NodeRow, generation: GenerationRow, token: str, now: datetime) -> GenerationRow:
         """Return the confirmed generation with a statement that is not due. Signs and stores one only if needed.

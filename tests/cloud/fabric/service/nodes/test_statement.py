@@ -1,6 +1,6 @@
 """`cloud.fabric.service.nodes.statement`: refreshes with real rows."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 import pytest
@@ -102,6 +102,30 @@ async def test_a_floor_is_promised_from_the_first_lease_on_and_never_shed(world:
     second = world.statement((await machine.session()).current.statement)
     assert isinstance(second, Lease)
     assert (second.seq, second.floor) == (first.seq + 1, HardwareFloor(index=0x01A00008))
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_a_counter_that_falls_or_changes_its_index_is_audited_and_shown(world: World) -> None:
+    """A TPM's counter never falls. The report is the node's own, so it is a hint for an operator."""
+    machine = Machine(world, lease_version=2, floor=FLOOR)
+    await machine.join((await world.code()).secret)
+
+    async def shown(**changes: int) -> tuple[int, datetime | None]:
+        machine.floor = msgspec.structs.replace(FLOOR, **changes)
+        await machine.session()
+        detail = await world.parts.operators.node_lists.detail(machine.node)
+        return (await world.actions(machine.node)).count("node.floor_reset"), detail.node.floor_reset_at
+
+    assert await shown(value=9) == (0, None)
+    count, first = await shown(value=8)
+    assert (count, first is not None) == (1, True)
+    assert await shown(value=8) == (1, first)
+    assert await shown(value=12) == (1, first), "a later value is no reset"
+    world.clock.forward(timedelta(hours=1))
+    count, second = await shown(index=0x01A00008, value=13)
+    assert count == 2
+    assert first is not None
+    assert second == first + timedelta(hours=1)
 
 
 @pytest.mark.parametrize(
