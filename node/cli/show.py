@@ -125,7 +125,7 @@ def _floor_rows(floor: dict[str, Any] | None) -> list[tuple[str, str]]:
         return []
     if not floor["index"]:
         return [("floor", f"no hardware floor{': ' if floor['reason'] else ''}{floor['reason']}")]
-    counter = f"{floor['standing']}, counter {floor['index']} at {floor['value']}"
+    counter = f"{floor['record_state']}, counter {floor['index']} at {floor['value']}"
     rate = f"{floor['writes_per_day']} NV writes a day, {floor['years_left']} years left"
     return [("floor", f"{counter}; {rate}"), *([("", floor["reason"])] if floor["reason"] else [])]
 

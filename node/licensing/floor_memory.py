@@ -15,7 +15,7 @@ from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Esys
 from node.licensing import floors
 from node.licensing.floor_store import FloorStore
-from node.licensing.floors import Answer, Entry, FloorStatus, FloorView, Found, Judgement, Record, Silent
+from node.licensing.floors import Answer, Entry, Fit, FloorStatus, FloorView, Found, Record, Silent
 from node.licensing.trusted_time import TimeFloor
 from protocol.evidence import NvCounter
 from protocol.signed.envelope import KeyRing
@@ -41,7 +41,7 @@ class FloorMemory:
         self._found = Found()
         self._record: Record | None = None
         self._counter: NvCounter | None = None
-        self._judged: Judgement | None = None
+        self._judged: Fit | None = None
         self._entries: tuple[Entry, ...] = ()
         # Whether a fresh answer came since the start.
         self._confirmed = False
@@ -92,12 +92,12 @@ class FloorMemory:
     @property
     def fits(self) -> bool:
         """Whether a stored record fits the counter."""
-        return self._judged is not None and self._judged.standing in ("current", "unfinished")
+        return self._judged is not None and self._judged.state in ("current", "unfinished")
 
     @property
     def stale(self) -> bool:
         """Whether the record does not fit, and no fresh answer of the cloud has come since."""
-        return self._judged is not None and self._judged.standing == "stale" and not self._confirmed
+        return self._judged is not None and self._judged.state == "stale" and not self._confirmed
 
     def view(self, holder: Holder, ring: KeyRing, answer: Answer, *, promised: bool) -> FloorView:
         """The floors for a verdict about `holder`. The first answer of the TPM is judged once for this start.
@@ -106,12 +106,12 @@ class FloorMemory:
         a node that is not in force yet nothing is judged.
         """
         if not self._is_of(holder):
-            return FloorView(Judgement("unjudged"))
-        if self._judged is None or self._judged.standing == "unjudged":
+            return FloorView(Fit("unjudged"))
+        if self._judged is None or self._judged.state == "unjudged":
             self._judge(holder, answer, promised=promised)
-        judged = self._judged or Judgement("unjudged")
-        if self._confirmed and judged.standing == "stale":
-            judged = Judgement("current")
+        judged = self._judged or Fit("unjudged")
+        if self._confirmed and judged.state == "stale":
+            judged = Fit("current")
         entries = floors.valid_entries(self._record, ring)
         highest = floors.generation_of(self._record, entries)
         return FloorView(judged, floors.floor_of(entries, holder.generation), highest, self._found.damaged)
@@ -123,7 +123,7 @@ class FloorMemory:
             self._counter = answer
         if not isinstance(answer, Silent):
             self._record = self._found.best(answer)
-            if self._judged.standing == "stale":
+            if self._judged.state == "stale":
                 log.error("%s. The cloud has to answer", self._judged.reason)
             self._wake.set()
 
@@ -133,13 +133,13 @@ class FloorMemory:
 
     def status(self) -> FloorStatus:
         """The floor for `cascadia status`."""
-        judged, record, counter = self._judged or Judgement("unjudged"), self._record, self._counter
+        judged, record, counter = self._judged or Fit("unjudged"), self._record, self._counter
         known = counter or (record.counter if record is not None else None)
-        present = counter is not None or (record is not None and judged.standing in ("current", "unfinished"))
+        present = counter is not None or (record is not None and judged.state in ("current", "unfinished"))
         return FloorStatus(
             present=present,
             undefended=floors.undefended(record, present=present),
-            standing="current" if self._confirmed and judged.standing == "stale" else judged.standing,
+            record_state="current" if self._confirmed and judged.state == "stale" else judged.state,
             reason=judged.reason,
             index=f"{known.index:#010x}" if known is not None else "",
             value=known.value if known is not None else 0,
@@ -148,7 +148,7 @@ class FloorMemory:
             years_left=int(floors.years_left(record)) if record is not None else 0,
         )
 
-    def _adopt(self, record: Record, judged: Judgement) -> None:
+    def _adopt(self, record: Record, judged: Fit) -> None:
         self._record, self._found, self._judged = record, Found((record,)), judged
         self._counter, self._raised_at = record.counter, self._elapsed()
 

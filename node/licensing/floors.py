@@ -187,7 +187,7 @@ class Silent(msgspec.Struct, frozen=True):
 Answer = NvCounter | Silent | None
 """The TPM's answer about the counter. None means that no index is in the place of the counter."""
 
-Standing = Literal["none", "current", "unfinished", "unjudged", "stale"]
+RecordState = Literal["none", "current", "unfinished", "unjudged", "stale"]
 """The result of a judgement:
 
 `none` this node never had a hardware floor; `current` the record fits; `unfinished` the record fits, and the increment
@@ -203,14 +203,14 @@ def fits(record: Record, answer: Answer) -> bool:
     return same and record.counter.value - answer.value in (0, 1)
 
 
-class Judgement(msgspec.Struct, frozen=True):
+class Fit(msgspec.Struct, frozen=True):
     """Whether the floor record fits the counter. `reason` is a text for people, empty if all is well."""
 
-    standing: Standing
+    state: RecordState
     reason: str = ""
 
 
-def judge(found: Found, answer: Answer, expected_name: str, *, promised: bool) -> Judgement:
+def judge(found: Found, answer: Answer, expected_name: str, *, promised: bool) -> Fit:
     """Compare the record with the counter. It never fails: every input has a judgement.
 
     Args:
@@ -226,27 +226,27 @@ def judge(found: Found, answer: Answer, expected_name: str, *, promised: bool) -
     """
     record = found.best(answer)
     if isinstance(answer, Silent):
-        return Judgement("unjudged", answer.reason)  # 1
+        return Fit("unjudged", answer.reason)  # 1
     ours = answer is not None and answer.name == expected_name
     if record is None:  # 2
         if found.damaged:
-            return Judgement("stale", "every copy of the floor record is damaged")
+            return Fit("stale", "every copy of the floor record is damaged")
         if ours:
-            return Judgement("stale", "the floor record is missing, and the TPM has its counter")
+            return Fit("stale", "the floor record is missing, and the TPM has its counter")
         if promised:
-            return Judgement("stale", "the floor record and its counter are missing, and the lease names a counter")
-        return Judgement("none")
+            return Fit("stale", "the floor record and its counter are missing, and the lease names a counter")
+        return Fit("none")
     if answer is None:  # 3
-        return Judgement("stale", "the TPM has no counter of the floor record any more")
+        return Fit("stale", "the TPM has no counter of the floor record any more")
     if not ours or (answer.index, answer.name) != (record.counter.index, record.counter.name):
-        return Judgement("stale", "another NV index is in the place of the floor counter")
+        return Fit("stale", "another NV index is in the place of the floor counter")
     value = record.counter.value
     if fits(record, answer):
-        return Judgement("current" if value == answer.value else "unfinished")  # 4
+        return Fit("current" if value == answer.value else "unfinished")  # 4
     if value < answer.value:
         older = f"the floor record is older than the TPM's counter ({value} of {answer.value})"
-        return Judgement("stale", f"{older}: the state directory is an old copy")
-    return Judgement("stale", f"the floor record is ahead of the TPM's counter ({value} of {answer.value})")
+        return Fit("stale", f"{older}: the state directory is an old copy")
+    return Fit("stale", f"the floor record is ahead of the TPM's counter ({value} of {answer.value})")
 
 
 class FloorView(msgspec.Struct, frozen=True):
@@ -259,7 +259,7 @@ class FloorView(msgspec.Struct, frozen=True):
         damaged: a text for each copy of the record that cannot be used.
     """
 
-    judged: Judgement = Judgement("none")
+    judged: Fit = Fit("none")
     floor: Position | None = None
     generation: int = 0
     damaged: tuple[str, ...] = ()
@@ -387,7 +387,7 @@ class FloorStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     present: bool
     """Whether the TPM of this machine has a counter that versions the floor record."""
-    standing: Standing
+    record_state: RecordState
     """`none`: no hardware floor. `current`: the record fits the counter. `unfinished`: the same, before its increment.
     `unjudged`: the TPM has not answered. `stale`: the record does not fit; the cloud has to answer."""
     reason: str
@@ -418,7 +418,7 @@ UNDEFENDED_IN_SOFTWARE = ("T-90", "T-94", "T-95", "T-96", "T-97")
 
 NO_FLOOR = FloorStatus(
     present=False,
-    standing="none",
+    record_state="none",
     reason="",
     index="",
     value=0,

@@ -246,7 +246,7 @@ class Licence:
             passed = min(passed, freshness.at)
         self.time.passed(passed)
         fresh, view = freshness is not None, self._view()
-        stored = msgspec.structs.replace(self._stored, floor=view.floor, unproven=view.judged.standing == "stale")
+        stored = msgspec.structs.replace(self._stored, floor=view.floor, unproven=view.judged.state == "stale")
         decision = acceptance.decide(stored, verified, self._holder, fresh=fresh)
         match decision:
             case acceptance.Refuse(reason=reason):

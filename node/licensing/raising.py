@@ -39,7 +39,7 @@ from node.licensing import floors
 from node.licensing.floor_memory import FloorMemory, holder_of, label_of, same_node
 from node.licensing.floor_store import FloorStore
 from node.licensing.floor_writing import CounterMoved, Signed
-from node.licensing.floors import Entry, Found, Judgement, Record, Standing
+from node.licensing.floors import Entry, Fit, Found, Record, RecordState
 from node.licensing.trusted_time import TimeFloor
 from protocol.evidence import NvCounter
 from protocol.faults import fault_point
@@ -86,7 +86,7 @@ class FloorKeeper(FloorMemory):
         self._clock = clock
         self._identity: Identity | None = None
         self._established: NvCounter | None = None
-        self._begun: tuple[Record, Judgement] | None = None
+        self._begun: tuple[Record, Fit] | None = None
         self._begin(None)
         self._one_at_a_time = trio.Lock()
 
@@ -234,8 +234,8 @@ class FloorKeeper(FloorMemory):
             except (NodeError, TpmError) as error:
                 self._report_refusal(error)
 
-    def _take_begun(self, record: Record, standing: Standing, *, ours: bool) -> None:
-        self._begun = record, Judgement(standing)
+    def _take_begun(self, record: Record, state: RecordState, *, ours: bool) -> None:
+        self._begun = record, Fit(state)
         if ours:
             self._adopt(*self._begun)
 
@@ -264,19 +264,19 @@ class FloorKeeper(FloorMemory):
     def _due(self) -> bool:
         """Whether another record is to be signed now."""
         identity, record = self._identity, self._record
-        standing = self._judged.standing if self._judged is not None else "unjudged"
+        state = self._judged.state if self._judged is not None else "unjudged"
         if identity is None or self.tpm is None or identity.node_key.in_software:
             return False
-        if standing not in ("current", "unfinished") and not self._confirmed:
+        if state not in ("current", "unfinished") and not self._confirmed:
             return False
-        if standing == "unfinished":
+        if state == "unfinished":
             return True
         if floors.generation_of(record, self._entries) > identity.generation:
             return False  # A record of this generation would be below the later one, which was in force.
         # Until the disk has the statement in use, a record could only name an older one.
         if not any(one.generation == identity.generation and one.place >= self._least for one in self._entries):
             return False
-        if standing in ("none", "stale") or self._urgent or self._resign:
+        if state in ("none", "stale") or self._urgent or self._resign:
             return True
         if record is None or record.generation != identity.generation:
             return True
@@ -305,7 +305,7 @@ class FloorKeeper(FloorMemory):
             return
         first = self._counter is None
         self._record, self._counter, self._signed = stored.record, stored.record.counter, None
-        self._judged, self._raised_at, self._may_repair = Judgement("current"), self._elapsed(), False
+        self._judged, self._raised_at, self._may_repair = Fit("current"), self._elapsed(), False
         if stored.whole:
             self._found = Found((stored.record,))
         self._conditions.clear(NO_COUNTER)
@@ -318,7 +318,7 @@ class FloorKeeper(FloorMemory):
         Raises CounterMoved if the counter does not fit the record, and no fresh answer allows a new record.
         """
         label, record = label_of(identity.holder), self._record
-        if record is not None and not (self._judged is not None and self._judged.standing == "stale"):
+        if record is not None and not (self._judged is not None and self._judged.state == "stale"):
             found = nv.read(esys, record.counter.index, label)
             if found is None or not floors.fits(record, found):
                 if not self._may_repair:

@@ -268,7 +268,7 @@ def _by_wall_clock_alone(lease: Lease, time: Judged) -> bool:
 
 def _below_floor(view: FloorView, stored: StoredEvidence, holder: Holder) -> str:
     """Why the floors forbid the stored statement; empty if they allow it."""
-    if view.judged.standing == "stale":
+    if view.judged.state == "stale":
         return view.judged.reason
     if view.generation > holder.generation:
         return f"a later generation, {view.generation}, of this node was in force"

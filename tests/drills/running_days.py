@@ -28,8 +28,8 @@ from cloud.fabric.lease_schemas import LeaseTerms
 from lab.tpm import SoftTpm, shared_bus
 from node.agent import Agent
 from node.hwbind import counter
+from node.licensing.floor_memory import label_of
 from node.licensing.floors import RAISED_PER_DAY_MAX, entry_of
-from node.licensing.raising import label_of
 from tests.drills.flapping import sample
 from tests.drills.frame import Figure, Outcome, Say
 from tests.simulators.fabric import DAY

@@ -459,7 +459,7 @@ async def test_an_activation_as_another_node_leaves_the_floor_in_force(
     other = of_another_node(state, fabric, machine, await tpm.run(keys.create_node_key))
     pending = state.licence_of(other, licence.trust, check, confirmed=False)
     assert pending.verdict().state == "pending"
-    assert (licence.verdict().gate_open, state.floors.status().standing) == (True, "current")
+    assert (licence.verdict().gate_open, state.floors.status().record_state) == (True, "current")
     expected = check._counter_place
     pending.put_in_force()
     assert check._counter_place != expected

@@ -1,16 +1,17 @@
 """Simulator: the clocks of one machine. Wall clock, boot clock, and the clock of its TPM, over power cuts and sleeps.
 
-`true` is the real time. The machine does not know it. The TPM stores its clock every 2^22 ms, and at an orderly end.
+`true` is the real time. The machine does not know it. The TPM stores its clock every `SAVE_INTERVAL`, and
+at an orderly end.
 """
 
 from datetime import UTC, datetime, timedelta
 
-from node.licensing.trusted_time import Clocks
+from node.licensing.trusted_time import SAVE_INTERVAL, Clocks
 from node.link.certificates import Window
 from protocol.evidence import ClockInfo
 
 START = datetime(2027, 3, 1, 12, 0, tzinfo=UTC)
-SAVE_MS = 2**22
+SAVE_MS = SAVE_INTERVAL // timedelta(milliseconds=1)
 DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
 

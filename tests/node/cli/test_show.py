@@ -84,7 +84,7 @@ def test_trusted_time_is_shown_with_its_source_and_a_suspect_clock() -> None:
 
 FLOOR = {
     "present": True,
-    "standing": "current",
+    "record_state": "current",
     "reason": "",
     "index": "0x01a00001",
     "value": 7,
@@ -99,7 +99,7 @@ def test_a_status_shows_the_floor_its_wear_and_the_attacks_without_a_defence() -
     shown = rows(human_status(STATUS | bound | {"floor": FLOOR}))
     assert ("floor", "current, counter 0x01a00001 at 7; 2 NV writes a day, 684 years left") in shown
     assert ("offline bound", "2027-01-21T12:00:00Z (T-90, T-91 in docs/threat-model.md)") in shown
-    stale = FLOOR | {"standing": "stale", "reason": "the floor record is older"}
+    stale = FLOOR | {"record_state": "stale", "reason": "the floor record is older"}
     assert ("", "the floor record is older") in rows(human_status(STATUS | {"floor": stale}))
     assert ("floor", "no hardware floor") in rows(human_status(STATUS | {"floor": FLOOR | {"index": ""}}))
 

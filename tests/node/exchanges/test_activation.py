@@ -427,7 +427,8 @@ async def test_no_power_cut_in_an_activation_leaves_a_lease_without_its_floor(
 ) -> None:
     """A machine whose power is cut at any point, and that starts without the cloud, is not `stale`."""
     forget_floors(tpm.tcti)
-    port, cuts = Tpm(tpm.tcti), []
+    port = Tpm(tpm.tcti)
+    cuts: list[tuple[str, Path, NvCounter | None]] = []
 
     def hook(name: str, stage: faults.Stage) -> None:
         copy = tmp_path / f"cut-{len(cuts)}"

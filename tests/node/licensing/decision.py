@@ -347,7 +347,7 @@ class Decision(RuleBasedStateMachine):
         record = keeper._record
         if record is None or chip.value is None or chip.ordinary or record.counter.value != chip.value:
             return
-        if keeper.status().standing != "current":
+        if keeper.status().record_state != "current":
             return
         entries = record.streams.get(STATEMENTS, ())
         places = [(one.generation, (one.epoch, one.seq)) for one in entries]

@@ -251,7 +251,7 @@ class Site:
     @property
     def standing(self) -> str:
         """The standing of the floor record."""
-        return self.state.floors.status().standing
+        return self.state.floors.status().record_state
 
     # The machine
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.licensing import floors
-from node.licensing.floors import Entry, FloorError, Found, Judgement, Record, Silent
+from node.licensing.floors import Entry, Fit, FloorError, Found, Record, Silent
 from node.licensing.trusted_time import first_floor
 from protocol.encoding import json_decode, json_encode
 from protocol.evidence import NvCounter
@@ -157,7 +157,7 @@ def test_the_record_against_the_counter(
     found: Found, answer: floors.Answer, promised: bool, standing: str, reason: str
 ) -> None:
     judged = floors.judge(found, answer, NAME, promised=promised)
-    assert (judged.standing, reason in judged.reason) == (standing, True)
+    assert (judged.state, reason in judged.reason) == (standing, True)
     assert bool(judged.reason) is (standing == "stale") or standing == "unjudged"
 
 
@@ -172,8 +172,8 @@ def test_only_the_counters_value_or_one_above_fits(
 ) -> None:
     judged = floors.judge(Found(tuple(records), tuple(damaged)), answer, NAME, promised=promised)
     fits = isinstance(answer, NvCounter) and any(one.counter.value - answer.value in (0, 1) for one in records)
-    assert (judged.standing in ("current", "unfinished")) is bool(fits)
-    assert judged.standing != "none" or not (records or damaged or promised or isinstance(answer, NvCounter))
+    assert (judged.state in ("current", "unfinished")) is bool(fits)
+    assert judged.state != "none" or not (records or damaged or promised or isinstance(answer, NvCounter))
 
 
 def test_an_entry_of_a_withdrawn_key_is_void() -> None:
@@ -254,12 +254,13 @@ def test_the_years_of_an_nv_cell() -> None:
 
 
 def test_a_judgement_has_its_reason() -> None:
-    assert Judgement("none") == floors.judge(Found(), None, "", promised=False)
+    assert Fit("none") == floors.judge(Found(), None, "", promised=False)
 
 
 def test_status_names_attacks_that_the_threat_model_lists_with_a_bound() -> None:
     page = (Path(__file__).parents[3] / "docs" / "threat-model.md").read_text()
     listed = set(re.findall(r"^\| (T-[0-9]+) ", page.partition("## Bounds without a defence")[2], re.MULTILINE))
-    for named in (floors.UNDEFENDED, floors.UNDEFENDED_WITHOUT_COUNTER, floors.UNDEFENDED_IN_SOFTWARE):
+    lists = (floors.UNDEFENDED_FROM_THE_START, floors.UNDEFENDED_WITHOUT_COUNTER, floors.UNDEFENDED_IN_SOFTWARE)
+    for named in (floors.UNDEFENDED, *lists):
         assert named
         assert set(named) <= listed

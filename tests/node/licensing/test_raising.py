@@ -111,7 +111,7 @@ class Site:
     async def first(self, statement: Verified = LEASE) -> FloorKeeper:
         """The floor of a node whose first statement has just been stored."""
         keeper, view = self.start()
-        assert view.judged.standing == "none"
+        assert view.judged.state == "none"
         keeper.note(statement)
         keeper.confirm_fresh(statement)
         assert await keeper.raise_now()
@@ -135,7 +135,7 @@ def site(tmp_path: Path, machine: Machine) -> Iterator[Site]:
 
 
 def standing(site: Site, *, promised: bool = False) -> str:
-    return site.start(promised=promised)[1].judged.standing
+    return site.start(promised=promised)[1].judged.state
 
 
 async def test_the_first_floor_needs_a_fresh_answer(site: Site) -> None:
@@ -146,9 +146,9 @@ async def test_the_first_floor_needs_a_fresh_answer(site: Site) -> None:
     keeper.confirm_fresh(LEASE)
     assert await keeper.raise_now()
     _, view = site.start()
-    assert (view.judged.standing, view.floor, view.generation) == ("current", (1, 5), 1)
+    assert (view.judged.state, view.floor, view.generation) == ("current", (1, 5), 1)
     status = keeper.status()
-    assert (status.present, status.standing, status.value, status.writes) == (True, "current", site.value, 1)
+    assert (status.present, status.record_state, status.value, status.writes) == (True, "current", site.value, 1)
     assert status.index == f"{counter.places(LABEL)[0]:#010x}"
 
 
@@ -179,7 +179,7 @@ async def test_an_older_copy_is_stale_until_the_cloud_answers(site: Site) -> Non
     for path, data in old.items():
         path.write_bytes(data)
     restored, view = site.start()
-    assert view.judged.standing == "stale"
+    assert view.judged.state == "stale"
     assert "older than the TPM's counter" in view.judged.reason
     before = site.value
     assert await restored.raise_now()
@@ -193,7 +193,7 @@ async def test_an_older_copy_is_stale_until_the_cloud_answers(site: Site) -> Non
     assert await restored.raise_now()
     assert site.value == before + 1
     _, view = site.start()
-    assert (view.judged.standing, view.floor) == ("current", (1, 7))
+    assert (view.judged.state, view.floor) == ("current", (1, 7))
 
 
 async def test_a_removed_counter_is_stale_and_comes_back_above(site: Site) -> None:
@@ -229,7 +229,7 @@ async def test_a_damaged_copy_is_shown_until_the_next_raise(site: Site) -> None:
     await site.first()
     site.store.paths[1].write_bytes(b"{}")
     keeper, view = site.start()
-    assert view.judged.standing == "current"
+    assert view.judged.state == "current"
     assert str(site.store.paths[1]) in view.damaged[0]
     keeper.note(verified(make_lease(seq=6)))
     assert await keeper.raise_now()
@@ -247,7 +247,7 @@ async def test_the_first_record_comes_before_the_first_lease(site: Site) -> None
         await keeper.begin(site.identity, None)
     assert site.value == before + 1
     started, view = site.start(promised=True)
-    assert (view.judged.standing, view.floor, view.generation) == ("current", None, 1)
+    assert (view.judged.state, view.floor, view.generation) == ("current", None, 1)
     for one in (started, keeper):
         one.use(site.identity)
         one.note(LEASE)
@@ -360,14 +360,14 @@ async def test_a_kill_at_each_step_leaves_a_record_that_fits(
     after, view = site.start()
     written = (point, stage) != ("node.floor.write", "before")
     counted = (point, stage) == ("node.floor.count", "after")
-    assert view.judged.standing == ("unfinished" if written and not counted else "current")
+    assert view.judged.state == ("unfinished" if written and not counted else "current")
     assert view.floor == ((1, 6) if written else (1, 5))
     # The statement was stored before, so the start knows it.
     after.note(verified(make_suspension(seq=6), OTHER_KEY))
     assert await after.raise_now()
     assert site.value == before + 1
     _, view = site.start()
-    assert (view.judged.standing, view.floor) == ("current", (1, 6))
+    assert (view.judged.state, view.floor) == ("current", (1, 6))
 
 
 async def test_a_refusal_of_the_disk_keeps_the_value_for_one_content(
@@ -412,7 +412,7 @@ async def test_an_increment_that_fails_does_not_stop_the_machine(site: Site, mon
     keeper.note(verified(make_lease(seq=6)))
     assert not await keeper.raise_now()
     _, view = site.start()
-    assert (view.judged.standing, view.floor) == ("unfinished", (1, 6))
+    assert (view.judged.state, view.floor) == ("unfinished", (1, 6))
     monkeypatch.setattr(FloorStore, "write", None)
     for _ in range(3):
         assert not await keeper.raise_now(), "a retry writes no copy again"
@@ -457,7 +457,7 @@ async def test_a_chip_without_room_has_no_floor_and_says_so(site: Site, monkeypa
     assert await keeper.establish(site.identity, None) is None
     (condition,) = site.conditions.current()
     assert (condition.code, "tpm2_nvundefine" in condition.next) == (NO_COUNTER, True)
-    assert (keeper.status().present, keeper.status().standing) == (False, "none")
+    assert (keeper.status().present, keeper.status().record_state) == (False, "none")
     monkeypatch.undo()
     assert await keeper.raise_now()
     assert site.conditions.current() == ()
@@ -496,7 +496,7 @@ async def test_a_suspension_counts_at_once_also_after_a_raise_that_was_cut_off(
     monkeypatch.undo()
     site.now = T0
     restarted, view = site.start()
-    assert view.judged.standing == "unfinished"
+    assert view.judged.state == "unfinished"
     restarted.note(verified(make_suspension(seq=50), OTHER_KEY))
     assert await restarted.raise_now()
     assert site.start()[1].floor == (1, 50)
@@ -516,7 +516,7 @@ async def test_another_state_directory_that_advances_the_counter_is_respected(si
     keeper = await site.first()
     other = Site(tmp_path / "other", Machine(None, site.identity.ak, site.identity.node_key), site.tpm)  # type: ignore[arg-type]  # no chip
     second, view = other.start()
-    assert view.judged.standing == "stale", "the chip has a counter, and this directory has no record"
+    assert view.judged.state == "stale", "the chip has a counter, and this directory has no record"
     second.note(LEASE)
     second.confirm_fresh(LEASE)
     assert await second.raise_now()
@@ -557,7 +557,7 @@ async def test_an_earlier_generation_never_lowers_the_record(site: Site) -> None
     before = site.value
     site.boot = "boot-2"
     edited, view = site.start()
-    assert (view.judged.standing, view.generation) == ("current", 2)
+    assert (view.judged.state, view.generation) == ("current", 2)
     edited.note(verified(make_lease(seq=9)))
     assert await edited.raise_now()
     assert site.value == before

@@ -23,7 +23,7 @@ async def test_a_rekey_leaves_one_copy_for_each_key(site: Site) -> None:
     assert standing(site) == "current", "the identity on the disk has the new key"
     await keeper.sign_again(new_key, first=False)
     _, view = site.start()
-    assert (view.judged.standing, view.floor) == ("current", (1, 5))
+    assert (view.judged.state, view.floor) == ("current", (1, 5))
 
 
 @pytest.mark.parametrize("refuses", ["the signature", "the increment before"])

@@ -128,7 +128,7 @@ def test_status(licence: Licence) -> None:
     assert (document["time"]["source"], document["time"]["suspect"]) == ("wall-clock", False)
     assert list(document["floor"]) == [
         "present",
-        "standing",
+        "record_state",
         "reason",
         "index",
         "value",
@@ -137,7 +137,7 @@ def test_status(licence: Licence) -> None:
         "years_left",
         "undefended",
     ]
-    assert (document["floor"]["present"], document["floor"]["standing"]) == (False, "unjudged")
+    assert (document["floor"]["present"], document["floor"]["record_state"]) == (False, "unjudged")
     assert document["offline_bound_at"] == licence.lease.terminate_at.isoformat().replace("+00:00", "Z")
 
 

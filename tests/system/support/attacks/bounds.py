@@ -111,7 +111,7 @@ def _without_counter(site: Site, directory: Path, *, later: bool = False) -> See
 def _counted(machine: ShiftedMachine) -> None:
     """Run the agent until its TPM has a counter, and its floor record has risen."""
     machine.boot()
-    wait_until("a floor", lambda: machine.ask("/v1/status")["floor"]["standing"] == "current")
+    wait_until("a floor", lambda: machine.ask("/v1/status")["floor"]["record_state"] == "current")
     machine.down()
 
 

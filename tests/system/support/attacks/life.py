@@ -98,7 +98,7 @@ class Life:
     def _risen(self) -> bool:
         status = self.machine.ask("/v1/status")
         conditions = {one["code"] for one in status["conditions"]}
-        return status["floor"]["standing"] == "current" and "floor_not_raised" not in conditions
+        return status["floor"]["record_state"] == "current" and "floor_not_raised" not in conditions
 
     def keep(self, stage: str, state: Path | None = None) -> None:
         """Keep a copy of a directory, by default the machine's, as that of a stage."""
