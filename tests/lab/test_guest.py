@@ -13,8 +13,15 @@ def test_the_hardware_is_on_the_command_line(tmp_path: Path) -> None:
     guest = object.__new__(Guest)
     guest.directory, guest.disk, guest.board = tmp_path, tmp_path / "disk", Board(uuid="u-1", mac="02:00:00:00:00:01")
     guest.image = Image(Path("/k"), Path("/i"), Path("/d"), Path("/a"))
-    line = " ".join(guest._command("1970-01-01T00:00:00"))
-    for part in ("uuid=u-1", "mac=02:00:00:00:00:01", "base=1970-01-01T00:00:00", "tpm-tis", "-kernel /k"):
+    line = " ".join(guest._command("1970-01-01T00:00:00", "systemd.clock_usec=1"))
+    for part in (
+        "uuid=u-1",
+        "mac=02:00:00:00:00:01",
+        "base=1970-01-01T00:00:00",
+        "tpm-tis",
+        "-kernel /k",
+        "clock_usec=1",
+    ):
         assert part in line
 
 
