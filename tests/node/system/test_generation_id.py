@@ -1,7 +1,10 @@
 """`node.system.generation_id`: only the kernel's event for a new generation id is a hint, and hints are bounded."""
 
 import errno
+import os
 import socket
+import uuid
+from pathlib import Path
 
 import pytest
 import trio
@@ -10,9 +13,12 @@ from trio.testing import wait_all_tasks_blocked
 
 from node.system import generation_id
 from node.system.generation_id import PAUSE_SECONDS, announces_new_id, heed
+from tests.off_loop import off_loop
 
 EVENT = b"change@/devices/vmgenid\0ACTION=change\0NEW_VMGENID=1\0SEQNUM=7\0"
 KERNEL = (0, 1)
+UEVENT = Path("/sys/devices/virtual/mem/null/uevent")
+"""Root has the kernel send an event of this device here (Documentation/ABI/testing/sysfs-uevent)."""
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,40 @@ async def test_a_socket_of_the_kernel_is_listened_to_until_the_end() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(generation_id.keep_informed, lambda: None)
         await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_events_of_the_running_kernel_are_read_and_those_of_programs_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The real socket. The kernel sends an event for a device when root asks for one, with a variable of root's choice.
+
+    Its name begins with SYNTH_ARG_, so no program can make the kernel send NEW_VMGENID. The test takes the one for the
+    other. A program can send any text to the same group, but not with the kernel's port id.
+    """
+    if not os.access(UEVENT, os.W_OK):
+        pytest.skip("needs root, and a writable /sys")
+    seen: list[tuple[int, int]] = []
+
+    def renamed(message: bytes, sender: tuple[int, int]) -> bool:
+        seen.append(sender)
+        return announces_new_id(message.replace(b"SYNTH_ARG_GENERATION=", b"NEW_VMGENID="), sender)
+
+    monkeypatch.setattr(generation_id, "announces_new_id", renamed)
+    hinted = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(generation_id.keep_informed, hinted.set)
+        await wait_all_tasks_blocked()
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, generation_id.NETLINK_KOBJECT_UEVENT) as program:
+            program.sendto(EVENT, (0, generation_id.KERNEL_GROUP))
+        with trio.fail_after(30):
+            while not any(port for port, _ in seen):
+                await wait_all_tasks_blocked()
+                await trio.lowlevel.checkpoint()
+        assert not hinted.is_set()
+        off_loop(lambda: UEVENT.write_text(f"change {uuid.uuid4()} GENERATION=1\n"))
+        with trio.fail_after(30):
+            await hinted.wait()
         nursery.cancel_scope.cancel()
 
 
