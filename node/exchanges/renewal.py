@@ -143,7 +143,7 @@ class DeviceRenewal:
     async def _software_proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
         trusted = self._trust.value
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-            return await software.renewal(service, identity, rekey=rekey)
+            return await software.begin_renewal(service, identity, rekey=rekey)
 
     async def _proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
         """Get and answer a challenge to the TPM. The proof is not stored yet."""

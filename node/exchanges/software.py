@@ -84,7 +84,7 @@ async def begin(service: api.Service, code: str, file_sha256: str, held: Identit
     )
 
 
-async def renewal(service: api.Service, identity: Identity, *, rekey: bool) -> PendingRenewal:
+async def begin_renewal(service: api.Service, identity: Identity, *, rekey: bool) -> PendingRenewal:
     """Make the proof of a renewal, for the same key or with `rekey` for a new key. The key in force signs it.
 
     Raises CloudRefused, CloudUnreachable, ServerUnproven, TpmIntegrity (of the key in force).

@@ -48,7 +48,7 @@ _OTHERWISE = {
     "node/exchanges/wake_channel.py:_answer": "its caller has the fault point, node.events.send",
     "node/exchanges/activation.py:_tpm_proof": "its caller has the fault point, node.activation.start",
     "node/exchanges/renewal.py:_proof": "its caller has the fault point, node.renewal.start",
-    "node/exchanges/software.py:renewal": "the same",
+    "node/exchanges/software.py:begin_renewal": "the same",
     "node/disk/boot.py": "a record in the runtime directory; without it the agent asks the TPM",
     "node/licensing/kept_time.py": "the same; it is written again after each start",
     "node/licensing/boot_time.py": "the same; without it the time of the boot is taken from the wall clock",

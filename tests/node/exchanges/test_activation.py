@@ -26,6 +26,7 @@ from node.hwbind.tpm import Tpm
 from node.licensing.boot_time import machine_clocks
 from node.licensing.floor_store import FloorStore
 from node.licensing.licence import Licence, StatementRejected
+from node.licensing.trusted_time import first_floor
 from node.link.api import CloudRefused, CloudUnreachable
 from node.state import NotActivated, State
 from node.trust import published
@@ -39,7 +40,7 @@ from protocol.messages.sessions import StatementAnswer
 from tests.fault_hooks import hooked
 from tests.node.shells import forget_floors, hardware, load_licence
 from tests.off_loop import off_loop
-from tests.simulators.fabric import DOMAIN, NODE, Fabric, Reply, Request, always, problem, refused, utc_now
+from tests.simulators.fabric import DAY, DOMAIN, NODE, Fabric, Reply, Request, always, problem, refused, utc_now
 from tests.simulators.repository import Repository
 from tests.simulators.site import CODE, repository_of, write_activation_file
 
@@ -438,7 +439,7 @@ async def test_no_power_cut_in_an_activation_leaves_a_lease_without_its_floor(
 
     with hooked(hook):
         await run(state, tpm, file)
-    port.close()
+    await port.aclose()
     shown = {}
     for number, (point, copy, held) in enumerate(cuts):
         check = hardware(ours=True)
@@ -452,6 +453,21 @@ async def test_no_power_cut_in_an_activation_leaves_a_lease_without_its_floor(
     points = [point for point, _, _ in cuts]
     assert points.index("after node.floor.count") < points.index("before node.confirm.send")
     assert "T-99" not in state.floors.status().undefended
+
+
+async def test_another_activation_mends_a_floor_that_the_clouds_clock_has_moved_ahead(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric
+) -> None:
+    """The cloud signed a time of 2080 by mistake. Every certificate has then ended at `low`."""
+    forget_floors(tpm.tcti)
+    ahead = utc_now() + 20_000 * DAY
+    state.floors.time = lambda: first_floor(ahead)
+    await run(state, tpm, file)
+    assert load_licence(State(state.directory)).time.low() >= ahead
+    await run(State(state.directory), tpm, file)
+    mended = load_licence(State(state.directory))
+    assert mended.time.low() < utc_now()
+    assert mended.identity.generation == 2
 
 
 async def test_a_floor_record_that_is_not_complete_is_said(
