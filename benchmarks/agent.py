@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.figures import Aim, Figure, median, progress
 from benchmarks.world import World, cpu_seconds, memory_kib
@@ -25,15 +27,25 @@ READY_SECONDS_MAX = 60.0
 FLOOR_IMPORTS = "trio, httpx, cryptography, tpm2_pytss"
 FLOOR_NAME = "an interpreter that imports trio, httpx, cryptography and tpm2-pytss"
 CHECKOUT = Path(__file__).resolve().parent.parent
+_IMPORTS = f"import {FLOOR_IMPORTS}, os, socket, signal\n"
+_USE = """\
+import ssl, pyudev
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+key = ec.generate_private_key(ec.SECP256R1())
+key.public_key().verify(key.sign(b"", ec.ECDSA(hashes.SHA256())), b"", ec.ECDSA(hashes.SHA256()))
+context, devices = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), pyudev.Context()
+"""
 _TELL_READY = (
-    f"import {FLOOR_IMPORTS}, os, socket, signal\n"
-    "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\n"
-    "signal.pause()\n"
+    "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])\nsignal.pause()\n"
 )
 
 
 class Started:
-    """Seconds from the start of a process until READY=1: by the wall clock, and of its CPU time."""
+    """Seconds from the start of a process until READY=1: by the wall clock, and of its CPU time.
+
+    `answered` is when the agent's socket has answered for the first time.
+    """
 
     def __init__(self, command: list[str], environment: dict[str, str], directory: Path) -> None:
         address = directory / "notify.sock"
@@ -48,7 +60,7 @@ class Started:
                 said = receiver.recv(4096)
             except TimeoutError:
                 said = b""
-            self.seconds = time.perf_counter() - began
+            self.seconds = self.answered = time.perf_counter() - began
         self.status = said.partition(b"STATUS=")[2].decode()
         if b"READY=1" not in said:
             self.stop()
@@ -85,9 +97,15 @@ class _Starts:
         self._world = world
         self._shipped = _as_shipped(world.directory)
         self.extra: dict[str, str] = {}
+        self.status: Any = None
+        """The status that the last agent has answered."""
 
     def floor(self) -> Started:
-        return Started([sys.executable, "-c", _TELL_READY], self._shipped, self._world.directory)
+        return Started([sys.executable, "-c", _IMPORTS + _TELL_READY], self._shipped, self._world.directory)
+
+    def used_floor(self) -> Started:
+        """The floor, after it has used its libraries once for the kinds of work of every agent."""
+        return Started([sys.executable, "-c", _IMPORTS + _USE + _TELL_READY], self._shipped, self._world.directory)
 
     def agent(self) -> Started:
         self._world.machine.socket.unlink(missing_ok=True)
@@ -96,72 +114,92 @@ class _Starts:
         if not started.status.startswith("active"):
             started.stop()
             raise StepFailed(f"the agent is {started.status!r}, not active")
+        began = time.perf_counter()
+        self.status = self._world.machine.ask("/v1/status")
+        started.answered += time.perf_counter() - began
         return started
 
     def online(self) -> Started:
         """As `agent`. Before READY it has opened a session with the cloud."""
         started = self.agent()
-        if not self._world.machine.ask("/v1/status")["last_contact_at"]:
+        if not self.status["last_contact_at"]:
             started.stop()
             raise StepFailed("the agent has no contact with the cloud")
         return started
 
 
-def _times(start: Callable[[], Started]) -> tuple[float, float]:
+def _times(start: Callable[[], Started]) -> tuple[float, float, float]:
     started = start()
     started.stop()
-    return started.seconds, started.cpu
+    return started.seconds, started.cpu, started.answered
 
 
 def start(world: World) -> list[Figure]:
-    """Measure from the exec of `cascadia run` to READY=1, with a stored lease: without the cloud, then with it."""
+    """Measure from the exec of `cascadia run` to READY=1, with a stored lease: without the cloud, then with it.
+
+    The agent uses the chip without tpm2-abrmd, as in `memory`.
+    """
     starts = _Starts(world)
-    world.cloud.down()
-    progress(f"agent start: {STARTS} starts on a cached lease, the cloud gone, each beside its floor")
-    offline = _compared(starts.floor, starts.agent, "agent start", Aim(1.3))
-    world.cloud_up()
-    progress(f"agent start: {STARTS} starts with the cloud, each beside its floor")
-    return [*offline, *_compared(starts.floor, starts.online, "agent start with the cloud")]
+    with _direct(world, starts):
+        world.cloud.down()
+        progress(f"agent start: {STARTS} starts on a cached lease, the cloud gone, each beside its floor")
+        offline = _compared(starts.floor, starts.agent, "agent start", Aim(1.3))
+        world.cloud_up()
+        progress(f"agent start: {STARTS} starts with the cloud, each beside its floor")
+        return [*offline, *_compared(starts.floor, starts.online, "agent start with the cloud")]
+
+
+@contextmanager
+def _direct(world: World, starts: _Starts) -> Iterator[None]:
+    """Connect the agents of the block to the chip without tpm2-abrmd.
+
+    In production the agent has a file descriptor of the kernel's resource manager. The client library of tpm2-abrmd
+    loads GLib and D-Bus, 4 MiB that no customer's machine loads.
+    """
+    world.chip.stop_resource_manager()
+    starts.extra = {"CASCADIA_TPM": f"swtpm:path={world.chip.raw_socket}"}
+    try:
+        yield
+    finally:
+        world.chip.restart_resource_manager()
 
 
 def _compared(
     floor: Callable[[], Started], agent: Callable[[], Started], name: str, aim: Aim | None = None
 ) -> list[Figure]:
-    """The times of an agent's start beside those of its floor: on the wall, and of CPU."""
+    """The times of an agent's start beside those of its floor: on the wall, of CPU, and until the first answer."""
     _times(floor), _times(agent)  # the first of each fills the page cache
     floors, agents = [], []
     for _ in range(STARTS):
         # In turns, so that other load on the machine affects both alike.
         floors.append(_times(floor))
         agents.append(_times(agent))
-    wall = [median([times[0] for times in side]) * 1000 for side in (agents, floors)]
-    cpu = [median([times[1] for times in side]) * 1000 for side in (agents, floors)]
+    ready, cpu, answered = (
+        [median([times[which] for times in side]) * 1000 for side in (agents, floors)] for which in range(3)
+    )
     note = (
         f"medians of {STARTS} of each, taken in turns; slowest start {max(times[0] for times in agents) * 1000:.0f} ms"
     )
     return [
         Figure(
-            name=f"{name} to READY", value=wall[0], unit="ms", floor=wall[1], floor_name=FLOOR_NAME, aim=aim, note=note
+            name=f"{name} to READY", value=ready[0], unit="ms", floor=ready[1], floor_name=FLOOR_NAME, aim=aim,
+            note=note,
         ),
         Figure(name=f"{name}, CPU time", value=cpu[0], unit="ms", floor=cpu[1]),
+        Figure(name=f"{name} to the first answer", value=answered[0], unit="ms", floor=answered[1]),
     ]  # fmt: skip
 
 
 def memory(world: World) -> list[Figure]:
-    """Measure RSS and PSS of an agent with a session and an open wake channel.
-
-    The agent uses the chip without tpm2-abrmd. In production it has a file descriptor of the kernel's resource manager.
-    The client library of tpm2-abrmd loads GLib and D-Bus, 4 MiB that no customer's machine loads.
-    """
+    """Measure RSS and PSS of an agent with a session and an open wake channel."""
     starts = _Starts(world)
     world.cloud_up()
     progress(f"agent memory: {MEMORY_RUNS} agents with a session, settled for {SETTLED_SECONDS:g} s")
-    world.chip.stop_resource_manager()
-    starts.extra = {"CASCADIA_TPM": f"swtpm:path={world.chip.raw_socket}"}
-    sizes: dict[str, list[tuple[float, float]]] = {"floor": [], "agent": []}
-    try:
+    kinds = {"floor": starts.floor, "used floor": starts.used_floor, "agent": starts.agent}
+    sizes: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
+    with _direct(world, starts):
         for _ in range(MEMORY_RUNS):
-            for name, begin in (("floor", starts.floor), ("agent", starts.agent)):
+            for name, begin in kinds.items():
                 started = begin()
                 try:
                     time.sleep(SETTLED_SECONDS)
@@ -170,8 +208,6 @@ def memory(world: World) -> list[Figure]:
                     sizes[name].append(memory_kib(started.pid))
                 finally:
                     started.stop()
-    finally:
-        world.chip.restart_resource_manager()
     rss, pss = ({name: median([run[which] for run in runs]) / 1024 for name, runs in sizes.items()} for which in (0, 1))
     return [
         Figure(
@@ -179,4 +215,8 @@ def memory(world: World) -> list[Figure]:
             aim=Aim(1.25), note="with a session and an open wake channel, connected to the chip directly",
         ),
         Figure(name="agent memory, PSS", value=pss["agent"], unit="MiB", floor=pss["floor"]),
+        Figure(
+            name="agent memory, RSS, beside used libraries", value=rss["agent"], unit="MiB", floor=rss["used floor"],
+            floor_name="the same interpreter, which has also verified a signature and made a TLS context",
+        ),
     ]  # fmt: skip

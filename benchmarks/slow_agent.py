@@ -180,7 +180,7 @@ async def _operations(agent: Agent, tpm: Tpm, steps: Steps) -> None:
             raise StepFailed(f"a contact failed: {contact.last_failure}")
 
     async with steps.during("floor raise at the start"):
-        await _until(lambda: contact.saver.floors.status().standing == "current")
+        await _until(lambda: contact.saver.floors.status().record_state == "current")
     operations: dict[str, Callable[[], Awaitable[object]]] = {
         "check of the hardware": lambda: agent._hardware.check(licence.node_key, licence.endorsement),
         "refresh over the session": lambda: contacted(new_session=False),

@@ -82,14 +82,15 @@ TEXTS: dict[str, str] = {
 }
 """The usual texts that the rules below find, with the source. The cloud sees HMACs, so it knows placeholders by value."""
 
+# Patterns are texts. `re` compiles each at its first use, and keeps it; an agent that starts uses none of them.
 _VALUE_PATTERNS = (
     # A Dell UUID holds the letters "DELL" and the seven characters of the service tag. Here all seven are blank.
-    re.compile(r"4c4c4544-00(?:00|20)-(?:00|20)10-80(?:00|20)-(?:80|a0)c04f(?:00|20){3}"),
+    r"4c4c4544-00(?:00|20)-(?:00|20)10-80(?:00|20)-(?:80|a0)c04f(?:00|20){3}",
     # Only the first field of the UUID was written to the flash.
-    re.compile(r"[0-9a-f]{8}-ffff-ffff-ffff-ffffffffffff"),
+    r"[0-9a-f]{8}-ffff-ffff-ffff-ffffffffffff",
     # The disks that QEMU and Proxmox number within one virtual machine.
-    re.compile(r"qm\d{5}"),
-    re.compile(r"drive-[a-z]+\d+(?:-\d+)*"),
+    r"qm\d{5}",
+    r"drive-[a-z]+\d+(?:-\d+)*",
 )
 
 _SEQUENCES = tuple(
@@ -103,10 +104,10 @@ _SEQUENCE_CHARS_MIN = 4
 _PATTERN_CHARS_MIN = 8
 _ODD_DIGITS_OF_UUID_MAX = 4
 
-_LABEL_RUN = re.compile(f"(?:{'|'.join(sorted(_LABELS, key=len, reverse=True))})*")
-_WORD = re.compile(r"[^\W_]+")
-_NOTATION = re.compile(r"^(?:0x|naa\.|eui\.|wwn-)+")
-_UUID = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
+_LABEL_RUN = f"(?:{'|'.join(sorted(_LABELS, key=len, reverse=True))})*"
+_WORD = r"[^\W_]+"
+_NOTATION = r"^(?:0x|naa\.|eui\.|wwn-)+"
+_UUID = r"([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})"
 
 
 def normalise(value: str) -> str:
@@ -119,7 +120,7 @@ def swapped_uuid(text: str) -> str:
 
     Firmware writes the fields in little-endian order from SMBIOS 2.6 on, and in either order before (DSP0134, 7.2.1).
     """
-    fields = _UUID.fullmatch(text)
+    fields = re.fullmatch(_UUID, text)
     if fields is None:
         return text
     first, second, third, *rest = fields.groups()
@@ -133,24 +134,24 @@ def is_placeholder(value: str) -> bool:
 
 
 def _is_known(text: str) -> bool:
-    return text in SAMPLES or any(pattern.fullmatch(text) for pattern in _VALUE_PATTERNS)
+    return text in SAMPLES or any(re.fullmatch(pattern, text) for pattern in _VALUE_PATTERNS)
 
 
 def _says_nothing(text: str) -> bool:
     """Whether nothing is left but filler once the words that describe the field are removed."""
-    words = (word for word in _WORD.findall(_NOTATION.sub("", text)) if word not in _SMALL_WORDS)
+    words = (word for word in re.findall(_WORD, re.sub(_NOTATION, "", text)) if word not in _SMALL_WORDS)
     rests = [rest for rest in map(_without_labels, words) if rest]
     joined = "".join(rests)
     return (
         not rests
         or _is_filler(joined)
         or all(len(rest) > 1 and _is_filler(rest) for rest in rests)
-        or (_UUID.fullmatch(text) is not None and _is_almost_one_digit(joined))
+        or (re.fullmatch(_UUID, text) is not None and _is_almost_one_digit(joined))
     )
 
 
 def _without_labels(word: str) -> str:
-    run = _LABEL_RUN.match(word)
+    run = re.match(_LABEL_RUN, word)
     return word[run.end() :] if run else word
 
 

@@ -275,11 +275,11 @@ def main(argv: list[str] | None = None) -> int:
     an error it has printed, and after a usage error.
     """
     forget_settings()
-    arguments = sys.argv[1:] if argv is None else argv
-    args = parser(only=arguments[0] if arguments and arguments[0] in _COMMANDS else "").parse_args(arguments)
     # A start makes hardly any garbage. The collector would take 7 % of its time.
     gc.disable()
     try:
+        arguments = sys.argv[1:] if argv is None else argv
+        args = parser(only=arguments[0] if arguments and arguments[0] in _COMMANDS else "").parse_args(arguments)
         if args.command != "run":
             # The command's own output has the outcome. A warning on the way to it would be noise.
             with to_stderr(logging.ERROR):

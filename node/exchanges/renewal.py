@@ -23,7 +23,6 @@ from node.disk.identity import Identity
 from node.disk.pending import PendingRenewal
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import NodeError, StateDamaged, StateUnsafe
-from node.exchanges import challenge, software
 from node.exchanges.session import Credentials, SessionRefused, fresh_nonce
 from node.hwbind import keys, presence, succession
 from node.hwbind.errors import TpmError
@@ -141,12 +140,16 @@ class DeviceRenewal:
         await self._finish(licence, pending)
 
     async def _software_proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
+        from node.exchanges import software
+
         trusted = self._trust.value
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
             return await software.begin_renewal(service, identity, rekey=rekey)
 
     async def _proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
         """Get and answer a challenge to the TPM. The proof is not stored yet."""
+        from node.exchanges import challenge  # most runs of an agent never make fresh evidence
+
         trusted = self._trust.value
         node_key = await self._tpm.run(keys.create_node_key) if rekey else identity.node_key
         endorsement = await challenge.endorse(self._tpm, identity.ak)

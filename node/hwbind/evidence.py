@@ -12,7 +12,6 @@ from tpm2_pytss.constants import ESYS_TR, TPM2_ALG
 from tpm2_pytss.types import TPMT_SIG_SCHEME
 
 from node.hwbind import faults, keys
-from node.hwbind.endorsement import read_endorsements
 from node.hwbind.errors import TpmAbsent, TpmBusy, TpmError
 from node.hwbind.keys import WrappedKey
 from protocol.evidence import (
@@ -34,6 +33,9 @@ def endorsement_evidence(esys: ESAPI, ak: WrappedKey) -> EndorsementEvidence:
 
     The cloud chooses the EK that the tenant trusts. The RSA EK is the first one, if the chip can make it.
     """
+    # Imported here: an agent that runs reads no EK, and its certificates take five modules.
+    from node.hwbind.endorsement import read_endorsements
+
     found = read_endorsements(esys)
     first, *others = found.keys
     return EndorsementEvidence(

@@ -61,10 +61,21 @@ QUALIFYING_BYTES_MAX = 64
 """Longest qualifying data of `TPM2_Certify`: TPM2B_DATA has room for the largest digest."""
 
 _OURS = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda"
-_AK_TEMPLATE = TPM2B_PUBLIC.parse("ecc256:ecdsa-sha256:null", objectAttributes=f"{_OURS}|sign|restricted")
-_NODE_KEY_TEMPLATE = TPM2B_PUBLIC.parse("ecc256:ecdsa-sha256:null", objectAttributes=f"{_OURS}|sign")
-_SRK_TEMPLATE = TPM2B_PUBLIC.parse("ecc256:aes128cfb", objectAttributes=f"{_OURS}|decrypt|restricted")
-_SRK_TEMPLATE.publicArea.unique = TPMU_PUBLIC_ID(ecc=TPMS_ECC_POINT(x=bytes(32), y=bytes(32)))
+
+
+@functools.cache
+def _template(attributes: str) -> TPM2B_PUBLIC:
+    """A template of a signing key. Made at its first use: an agent that runs makes no key."""
+    return TPM2B_PUBLIC.parse("ecc256:ecdsa-sha256:null", objectAttributes=f"{_OURS}|{attributes}")
+
+
+@functools.cache
+def _srk_template() -> bytes:
+    """The template of the storage key, a `TPMT_PUBLIC`."""
+    template = TPM2B_PUBLIC.parse("ecc256:aes128cfb", objectAttributes=f"{_OURS}|decrypt|restricted")
+    template.publicArea.unique = TPMU_PUBLIC_ID(ecc=TPMS_ECC_POINT(x=bytes(32), y=bytes(32)))
+    return bytes(template.publicArea.marshal())
+
 
 _USABLE = (
     TPMA_OBJECT.RESTRICTED
@@ -121,10 +132,7 @@ class WrappedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 @functools.lru_cache(maxsize=8)
 def _public_key(public: bytes) -> ec.EllipticCurvePublicKey:
-    """The P-256 key of a `TPMT_PUBLIC`. Raises TpmIntegrity.
-
-    A start asks seven times for the same key. The library's own conversion goes through PEM, and costs ten times more.
-    """
+    """The P-256 key of a `TPMT_PUBLIC`. A start asks for the same key seven times. Raises TpmIntegrity."""
     area = parse(TPMT_PUBLIC, public)
     if area.type != TPM2_ALG.ECC or area.parameters.eccDetail.curveID != TPM2_ECC.NIST_P256:
         raise TpmIntegrity("a stored key is not a P-256 key")
@@ -169,12 +177,12 @@ def name_of(public: bytes) -> bytes:
 
 def create_ak(esys: ESAPI) -> WrappedKey:
     """Make an attestation key. It is returned wrapped; the TPM keeps nothing."""
-    return _create(esys, _AK_TEMPLATE)
+    return _create(esys, _template("sign|restricted"))
 
 
 def create_node_key(esys: ESAPI) -> WrappedKey:
     """Make a node key. It is returned wrapped; the TPM keeps nothing."""
-    return _create(esys, _NODE_KEY_TEMPLATE)
+    return _create(esys, _template("sign"))
 
 
 def create_software_key() -> WrappedKey:
@@ -340,13 +348,13 @@ def _under_parent(esys: ESAPI, child: WrappedKey | None, use: Callable[[ESYS_TR]
                     if not faults.password_wanted(error):
                         raise
     if child is None:
-        template = bytes(_SRK_TEMPLATE.publicArea.marshal())
+        template = _srk_template()
     elif persistent is not None and child.parent == persistent.name:
         template = persistent.public
     elif child.parent_public is not None and name_of(child.parent_public) == child.parent:
         template = child.parent_public
     else:
-        template = bytes(_SRK_TEMPLATE.publicArea.marshal())
+        template = _srk_template()
     with primary_key(esys, ESYS_TR.OWNER, template, child.parent if child is not None else None) as made:
         if made is None:
             raise TpmNotOurs("the chip can make no storage key that is the parent of the node's keys")

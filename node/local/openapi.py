@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
+from node.local.exchange import REQUEST_BYTES_MAX
+from node.local.messages import LocalProblem
 from node.local.routes import METHOD_NOT_ALLOWED, NOT_FOUND, ROUTES, Refused, Route
-from node.local.server import COMMAND_SECONDS_MAX, REQUEST_BYTES_MAX, REQUEST_SECONDS_MAX, LocalProblem
+from node.local.server import COMMAND_SECONDS_MAX, REQUEST_SECONDS_MAX
 from protocol import openapi
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
 from protocol.openapi import Json

@@ -19,7 +19,7 @@ from node.local.documents import (
     entitlement_document,
     license_document,
 )
-from node.local.server import Answer, Handler, LocalProblem, Request, problem
+from node.local.messages import Answer, Handler, LocalProblem, Request, problem
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
 
 

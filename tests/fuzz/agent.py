@@ -15,10 +15,11 @@ import trio
 from requests.adapters import HTTPAdapter
 from urllib3.response import HTTPResponse
 
+from node.local.messages import Answer, Handler, Request
 from node.local.openapi import document
 from node.local.place import listen
 from node.local.routes import handler
-from node.local.server import Answer, Handler, Request, serve
+from node.local.server import serve
 from protocol.openapi import Json
 from tests.fuzz.api import Caller, Listener, Real
 from tests.simulators.licensed import SimulatedAgent

@@ -26,8 +26,9 @@ from node.config import Config
 from node.disk.lock import StateLock
 from node.exits import Exit
 from node.hwbind.tpm import Mode, Tpm
+from node.local.messages import Answer, LocalProblem, Request, problem
 from node.local.place import listen
-from node.local.server import Answer, LocalProblem, Request, problem, serve
+from node.local.server import serve
 from node.state import State
 from protocol.codes import make_secret
 from protocol.encoding import json_encode

@@ -198,7 +198,7 @@ def test_a_key_under_a_protected_storage_key_loads_without_authorising_it(chip: 
     def make(esys: ESAPI) -> WrappedKey:
         with keys.persistent_object(esys, 0x81000001) as found:
             assert found is not None
-            private, public, *_ = esys.create(found[0], None, keys._NODE_KEY_TEMPLATE)
+            private, public, *_ = esys.create(found[0], None, keys._template("sign"))
             return WrappedKey(bytes(public.publicArea.marshal()), bytes(private), found[2])
 
     key = tpm.call(make)

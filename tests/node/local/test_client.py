@@ -28,8 +28,9 @@ from node.local.client import (
     request,
 )
 from node.local.documents import EntitlementDocument, LicenseDocument, StatusDocument, license_document
+from node.local.messages import Answer, LocalProblem, Request, problem
 from node.local.place import listen
-from node.local.server import Answer, LocalProblem, Request, problem, serve
+from node.local.server import serve
 from node.text import TEXT_CHARACTERS_MAX
 from tests.simulators.licensed import AT, SimulatedAgent
 

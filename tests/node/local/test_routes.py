@@ -11,7 +11,7 @@ from node.config import Config
 from node.hwbind.tpm import Tpm
 from node.local import routes
 from node.local.documents import license_document
-from node.local.server import Answer, Request
+from node.local.messages import Answer, Request
 from node.state import State
 from protocol.encoding import json_encode
 from protocol.messages.est import PATH_SIMPLEREENROLL

@@ -21,8 +21,9 @@ import trio
 
 from node.clock import utc_now
 from node.conditions import Conditions
+from node.local.messages import Answer, Request, problem
 from node.local.place import Place, listen
-from node.local.server import Answer, Request, problem, serve
+from node.local.server import serve
 from tests.waiting import until
 
 

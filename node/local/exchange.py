@@ -1,0 +1,112 @@
+"""Adapter: one HTTP exchange over a connection of the local socket.
+
+`node.local.server` imports this module when the agent is READY. HTTP's parser compiles its expressions at the import,
+which takes a twentieth of the agent's start.
+"""
+
+import logging
+from contextlib import suppress
+
+import h11
+import msgspec
+import trio
+
+from node.local.connections import Connection
+from node.local.messages import Answer, Handler, LocalProblem, Request, problem
+from node.local.place import is_privileged
+
+log = logging.getLogger("cascadia.socket")
+
+REQUEST_BYTES_MAX = 16 * 1024
+BUSY_SECONDS_MAX = 0.5
+
+
+class Exchanges:
+    """Reads requests and sends the answers of `handler`.
+
+    Args:
+        handler: the function that answers a request.
+        request_seconds: bound of reading a request, and of sending an answer.
+        command_seconds: bound of the handler.
+    """
+
+    def __init__(self, handler: Handler, request_seconds: float, command_seconds: float) -> None:
+        self._handler = handler
+        self._request_seconds = request_seconds
+        self._command_seconds = command_seconds
+
+    async def serve(self, stream: trio.SocketStream, connection: Connection, scope: trio.CancelScope) -> None:
+        """Serve one connection, and close it. If `scope` is cancelled, the client gets the answer that the agent is busy."""
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=REQUEST_BYTES_MAX)
+        # These errors are the client's: it has gone, or does not read its answer.
+        gone = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.LocalProtocolError)
+        async with stream:
+            with scope, suppress(*gone):
+                await self._exchange(stream, http, connection)
+            if scope.cancelled_caught and http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                busy = problem(503, "busy", "too many connections are open, so the longest idle one was closed")
+                with suppress(*gone), trio.move_on_after(BUSY_SECONDS_MAX):
+                    await stream.send_all(_encoded(http, busy, head_only=False))
+
+    async def _exchange(self, stream: trio.SocketStream, http: h11.Connection, connection: Connection) -> None:
+        head: h11.Request | None = None
+        try:
+            with trio.fail_after(self._request_seconds):
+                head = await _read_request(http, stream)
+            if head is None:
+                return
+            connection.busy = True
+            answer = await self._answer(head, connection.user)
+            connection.busy = False
+        except h11.RemoteProtocolError as error:
+            answer = problem(error.error_status_hint, "malformed", "the request cannot be read")
+        except trio.TooSlowError:
+            answer = problem(408, "too_slow", "the request did not come in time")
+        head_only = head is not None and head.method == b"HEAD"
+        with trio.fail_after(self._request_seconds):
+            await stream.send_all(_encoded(http, answer, head_only=head_only))
+
+    async def _answer(self, head: h11.Request, user: int) -> Answer:
+        """The handler's answer. A fault of the handler becomes a 500, so that the agent keeps running."""
+        request = Request(head.method.decode(), head.target.decode(), is_privileged(user))
+        try:
+            with trio.move_on_after(self._command_seconds):
+                answer = await self._handler(request)
+                msgspec.json.encode(answer.body)
+                return answer
+        except Exception as error:
+            log.error("cannot answer %s %s because of a fault", request.method, request.path, exc_info=error)
+            return problem(500, "internal", "the agent cannot answer because of a fault; see its log")
+        return problem(504, "timeout", "the agent did not finish in time")
+
+
+async def _read_request(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
+    """The head of the request. Its body is read up to a bound and dropped. None if the client closed the connection."""
+    head: h11.Request | None = None
+    received = 0
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            data = await stream.receive_some(4096)
+            received += len(data)
+            if received > REQUEST_BYTES_MAX:
+                raise h11.RemoteProtocolError("the request is too long", error_status_hint=413)
+            connection.receive_data(data)
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.EndOfMessage):
+            return head
+        elif isinstance(event, h11.ConnectionClosed):
+            return None
+
+
+def _encoded(connection: h11.Connection, answer: Answer, *, head_only: bool) -> bytes:
+    body = msgspec.json.encode(answer.body) + b"\n"
+    kind = b"application/problem+json" if isinstance(answer.body, LocalProblem) else b"application/json"
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    if answer.allow:
+        headers.append((b"allow", ", ".join(answer.allow).encode()))
+    data = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
+    if not head_only:
+        data += connection.send(h11.Data(data=body)) or b""
+    return data + (connection.send(h11.EndOfMessage()) or b"")
