@@ -119,14 +119,25 @@ class NodeParts:
     clones: Clones
 
 
+class _Given(NamedTuple):
+    """What every use case of nodes is made of."""
+
+    stores: Stores
+    ports: Ports
+    secrets: Secrets
+    shared: Shared
+    trust: TrustParts
+
+
 def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, trust: TrustParts) -> NodeParts:
+    given = _Given(stores, ports, secrets, shared, trust)
     now, transaction, audit, stream = ports.now, stores.transaction, shared.audit, shared.statement_stream
     chip_challenges = ChipChallenges(
         ek_key=secrets.ek_key, entropy=ports.entropy, verifier=ports.verifier, tenants=stores.tenants
     )
-    lapses = _lapses(stores, ports, shared)
+    lapses = _lapses(given)
     delivery = RevocationDelivery(trust_domain=ports.trust_domain, audit=audit, nodes=stores.nodes)
-    clones = _clones(stores, ports, secrets, shared)
+    clones = _clones(given)
     seen = SeenSessions(
         trust_domain=ports.trust_domain,
         transaction=transaction,
@@ -146,11 +157,11 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         seen=seen,
         audit=shared.audit,
     )
-    fingerprints = _fingerprints(stores, ports, shared, clones)
+    fingerprints = _fingerprints(given, clones)
     pcr_quotes = PcrQuotes(tenants=stores.tenants, seen=seen)
-    renewals = _renewals(stores, ports, shared, chip_challenges)
+    renewals = _renewals(given, chip_challenges)
     checks = _Checks(chip_challenges, pcr_quotes, lapses)
-    activations = _activation_parts(stores, ports, shared, secrets.epoch, checks)
+    activations = _activation_parts(given, checks)
     return NodeParts(
         activations=activations.activations,
         software_activations=activations.software_activations,
@@ -169,7 +180,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
             wake_room=shared.wake_room,
             wake_background=shared.woken.set,
         ),
-        sessions=_sessions(stores, ports, secrets, shared, trust, statements, (pcr_quotes, fingerprints, clones)),
+        sessions=_sessions(given, statements, (pcr_quotes, fingerprints, clones)),
         statements=statements,
         renewals=renewals,
         software_renewals=SoftwareRenewals(
@@ -187,7 +198,8 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
     )
 
 
-def _lapses(stores: Stores, ports: Ports, shared: Shared) -> Lapses:
+def _lapses(given: _Given) -> Lapses:
+    stores, ports, _, shared, _ = given
     return Lapses(
         now=ports.now,
         transaction=stores.transaction,
@@ -203,7 +215,8 @@ def _lapses(stores: Stores, ports: Ports, shared: Shared) -> Lapses:
     )
 
 
-def _fingerprints(stores: Stores, ports: Ports, shared: Shared, clones: Clones) -> Fingerprints:
+def _fingerprints(given: _Given, clones: Clones) -> Fingerprints:
+    stores, ports, _, shared, _ = given
     return Fingerprints(
         trust_domain=ports.trust_domain,
         transaction=stores.transaction,
@@ -214,7 +227,8 @@ def _fingerprints(stores: Stores, ports: Ports, shared: Shared, clones: Clones) 
     )
 
 
-def _clones(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared) -> Clones:
+def _clones(given: _Given) -> Clones:
+    stores, ports, secrets, shared, _ = given
     return Clones(
         trust_domain=ports.trust_domain,
         token_key=secrets.nonce_key,
@@ -228,15 +242,8 @@ def _clones(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared) -> C
     )
 
 
-def _sessions(
-    stores: Stores,
-    ports: Ports,
-    secrets: Secrets,
-    shared: Shared,
-    trust: TrustParts,
-    statements: Statements,
-    judges: tuple[PcrQuotes, Fingerprints, Clones],
-) -> Sessions:
+def _sessions(given: _Given, statements: Statements, judges: tuple[PcrQuotes, Fingerprints, Clones]) -> Sessions:
+    stores, ports, secrets, shared, trust = given
     pcr_quotes, fingerprints, clones = judges
     return Sessions(
         trust_domain=ports.trust_domain,
@@ -260,7 +267,8 @@ def _sessions(
     )
 
 
-def _renewals(stores: Stores, ports: Ports, shared: Shared, chip_challenges: ChipChallenges) -> Renewals:
+def _renewals(given: _Given, chip_challenges: ChipChallenges) -> Renewals:
+    stores, ports, _, shared, _ = given
     return Renewals(
         trust_domain=ports.trust_domain,
         now=ports.now,
@@ -296,8 +304,9 @@ class _Checks(NamedTuple):
     lapses: Lapses
 
 
-def _activation_parts(stores: Stores, ports: Ports, shared: Shared, epoch: int, checks: _Checks) -> _ActivationParts:
-    """Make the use cases and connect them. `epoch` is the installation's epoch."""
+def _activation_parts(given: _Given, checks: _Checks) -> _ActivationParts:
+    """Make the use cases and connect them."""
+    stores, ports, secrets, shared, _ = given
     approvals = Approvals(
         approve_within=ports.approve_within,
         now=ports.now,
@@ -320,7 +329,7 @@ def _activation_parts(stores: Stores, ports: Ports, shared: Shared, epoch: int, 
         limits=ActivationLimits(ports.limits_factor),
     )
     admissions = Admissions(
-        epoch=epoch,
+        epoch=secrets.epoch,
         confirm_within=ports.confirm_within,
         now=ports.now,
         entropy=ports.entropy,

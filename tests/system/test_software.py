@@ -1,4 +1,4 @@
-"""A machine without a TPM, with the real commands: activation, a start, and a copy of its disk on another machine."""
+"""A machine without a TPM, with the real commands: activation, a start, a copy of its disk elsewhere, and a new TPM."""
 
 import shutil
 from pathlib import Path
@@ -48,4 +48,11 @@ def test_a_machine_without_a_tpm_and_a_copy_of_its_disk(
         assert machine.granted()
         (node,) = cloud.run("node", "list", "--tenant", tenant)
         assert (node["tier"], node["standing"]) == ("software", "active")
-        # The copied disk activates on its machine: not the same machine, so a person must decide.
+        # The machine gains a TPM. By a code for its node it stays the node, in its seat.
+        machine.down()
+        machine.env["CASCADIA_TPM"] = chips[0].tcti
+        licence = machine.run("activate", str(cloud.code(tenant, "--readmit", node["id"])))
+        assert (licence["node"], licence["generation"], licence["lease"]["tier"]) == (node["id"], 2, "attested")
+        machine.up()
+        assert machine.granted()
+        assert len(cloud.run("node", "list", "--tenant", tenant)) == 1

@@ -48,6 +48,9 @@ def filter_by(description: str, name: str | None = None) -> QueryParameter:
     return QueryParameter(name=name, description=description, max_length=FILTER_CHARS_MAX, pattern=PRINTABLE)
 
 
+InTenant = Annotated[str, filter_by("Id of a tenant. Empty for all tenants.")]
+
+
 def refuse(request: Request[Any, Any, Any], error: FabricError) -> Response[bytes]:
     """Litestar's exception handler for this package's errors."""
     known = refusal(error)

@@ -1,6 +1,6 @@
 """Routes: suspected clones, for operators with a bearer token."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Request, get, post, put
 from litestar.params import JSONBody
@@ -8,7 +8,7 @@ from litestar.params import JSONBody
 from cloud.fabric import schemas
 from cloud.fabric.bodies.clones import CloneCase, SetClonePolicy, SettleClone
 from cloud.fabric.errors import Conflict, Invalid, NotFound
-from cloud.fabric.routes.access import Cursor, Limit, OfNode, OfTenant, filter_by, node_id, tenant_id
+from cloud.fabric.routes.access import Cursor, InTenant, Limit, OfNode, OfTenant, node_id, tenant_id
 from cloud.fabric.routes.buckets import READ, WRITE
 from cloud.fabric.service.operators.clone_cases import CloneCases
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
@@ -17,7 +17,6 @@ from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
 Asked = Request[Any, Any, Any]
-InTenant = Annotated[str, filter_by("Id of a tenant. Empty for all tenants.")]
 
 
 @get("/v1/clones", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))

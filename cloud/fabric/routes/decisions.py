@@ -10,6 +10,7 @@ from cloud.fabric.errors import Conflict, Invalid, NotFound, SeatsExhausted
 from cloud.fabric.routes.access import (
     FILTER_CHARS_MAX,
     Cursor,
+    InTenant,
     Limit,
     OfActivation,
     activation_id,
@@ -24,7 +25,6 @@ from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
 Asked = Request[Any, Any, Any]
-InTenant = Annotated[str, filter_by("Id of a tenant. Empty for all tenants.")]
 WithCode = Annotated[str, filter_by("Id of an activation code. Empty for all codes.")]
 InState = Annotated[
     str,

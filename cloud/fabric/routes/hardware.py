@@ -1,4 +1,4 @@
-"""Routes: trust in hardware beyond single entries, for operators with a bearer token."""
+"""Routes: the hardware that tenants trust, and their policies for machines, for operators with a bearer token."""
 
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.routes.access import Cursor, Limit, OfNode, OfTenant, node_id, tenant_id
 from cloud.fabric.routes.buckets import READ, WRITE
 from cloud.fabric.service.operators.pcr_policies import PcrPolicies
+from cloud.fabric.service.operators.tenants import Tenants
 from cloud.fabric.service.operators.trusted_hardware import TrustedHardware
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
@@ -25,10 +26,94 @@ OfCertificate = Annotated[
 ]
 
 
+_CHANGES = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid))
+
+
+@get("/v1/tenants/{tenant:str}/trust", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+async def show_tenant_trust(tenant: OfTenant, tenants: Wired[Tenants]) -> schemas.TenantTrust:
+    """Show the hardware that a tenant trusts."""
+    return await tenants.trust(tenant_id(tenant))
+
+
+@post(
+    "/v1/tenants/{tenant:str}/trust/ek-roots",
+    status_code=200,
+    opt=_CHANGES,
+)
+async def add_ek_roots(
+    tenant: OfTenant, data: JSONBody[schemas.AddEkRoots], request: Asked, tenants: Wired[Tenants]
+) -> schemas.TenantTrust:
+    """Trust CAs of TPM makers.
+
+    A repeat changes nothing. The answer has all hardware that the tenant trusts.
+    """
+    return await tenants.add_ek_roots(current_operator(request), tenant_id(tenant), data)
+
+
+@post(
+    "/v1/tenants/{tenant:str}/trust/ek-allowed",
+    status_code=200,
+    opt=_CHANGES,
+)
+async def allow_ek(
+    tenant: OfTenant, data: JSONBody[schemas.AllowEk], request: Asked, tenants: Wired[Tenants]
+) -> schemas.TenantTrust:
+    """Count one TPM chip as attested without a certificate.
+
+    A repeat changes nothing. The answer has all hardware that the tenant trusts.
+    """
+    return await tenants.allow_ek(current_operator(request), tenant_id(tenant), data)
+
+
+@put(
+    "/v1/tenants/{tenant:str}/trust/tiers",
+    status_code=200,
+    opt=_CHANGES,
+)
+async def set_tiers(
+    tenant: OfTenant, data: JSONBody[schemas.SetTiers], request: Asked, tenants: Wired[Tenants]
+) -> schemas.TenantTrust:
+    """Set the assurance tiers that a tenant admits.
+
+    Leases of nodes that are activated already stay in force.
+    """
+    return await tenants.set_tiers(current_operator(request), tenant_id(tenant), data)
+
+
+@put(
+    "/v1/tenants/{tenant:str}/trust/approval",
+    status_code=200,
+    opt=_CHANGES,
+)
+async def set_approval_tiers(
+    tenant: OfTenant, data: JSONBody[schemas.SetApprovalTiers], request: Asked, tenants: Wired[Tenants]
+) -> schemas.TenantTrust:
+    """Set the tiers whose activations an operator must approve.
+
+    Activations that wait already go on waiting.
+    """
+    return await tenants.set_approval_tiers(current_operator(request), tenant_id(tenant), data)
+
+
+@put(
+    "/v1/tenants/{tenant:str}/trust/lease",
+    status_code=200,
+    opt=_CHANGES,
+)
+async def set_lease_terms(
+    tenant: OfTenant, data: JSONBody[schemas.SetLeaseTerms], request: Asked, tenants: Wired[Tenants]
+) -> schemas.TenantTrust:
+    """Set the dates of the leases of a tier.
+
+    They apply to activations from now on, unless the activation code sets dates.
+    """
+    return await tenants.set_lease_terms(current_operator(request), tenant_id(tenant), data)
+
+
 @put(
     "/v1/tenants/{tenant:str}/trust/pcr-policy",
     status_code=200,
-    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
+    opt=_CHANGES,
 )
 async def set_pcr_policy(
     tenant: OfTenant, data: JSONBody[schemas.SetPcrPolicy], request: Asked, pcr_policies: Wired[PcrPolicies]
@@ -58,7 +143,7 @@ async def accept_pcrs(
 @post(
     "/v1/tenants/{tenant:str}/trust/ek-allowed/import",
     status_code=200,
-    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
+    opt=_CHANGES,
 )
 async def allow_eks(
     tenant: OfTenant, data: JSONBody[schemas.AllowEks], request: Asked, trusted_hardware: Wired[TrustedHardware]
@@ -84,7 +169,7 @@ async def list_allowed_eks(
 @post(
     "/v1/tenants/{tenant:str}/trust/ek-allowed/remove",
     status_code=200,
-    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
+    opt=_CHANGES,
 )
 async def remove_allowed_ek(
     tenant: OfTenant, data: JSONBody[schemas.RemoveEk], request: Asked, trusted_hardware: Wired[TrustedHardware]
@@ -112,4 +197,17 @@ async def remove_ek_root(
     return await trusted_hardware.remove_root(current_operator(request), tenant_id(tenant), sha256)
 
 
-HANDLERS = (set_pcr_policy, accept_pcrs, allow_eks, list_allowed_eks, remove_allowed_ek, remove_ek_root)
+HANDLERS = (
+    show_tenant_trust,
+    add_ek_roots,
+    allow_ek,
+    set_tiers,
+    set_approval_tiers,
+    set_lease_terms,
+    set_pcr_policy,
+    accept_pcrs,
+    allow_eks,
+    list_allowed_eks,
+    remove_allowed_ek,
+    remove_ek_root,
+)

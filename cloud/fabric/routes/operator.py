@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, get_args
 
-from litestar import Request, get, post, put
+from litestar import Request, get, post
 from litestar.params import JSONBody, QueryParameter
 
 from cloud.fabric import schemas
@@ -10,6 +10,7 @@ from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.routes.access import (
     FILTER_CHARS_MAX,
     Cursor,
+    InTenant,
     Limit,
     OfCode,
     OfNode,
@@ -35,7 +36,6 @@ from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
 Asked = Request[Any, Any, Any]
-InTenant = Annotated[str, filter_by("Id of a tenant. Empty for all tenants.")]
 WithStanding = Annotated[
     str,
     QueryParameter(
@@ -72,87 +72,6 @@ async def list_tenants(
 async def show_tenant(tenant: OfTenant, tenants: Wired[Tenants]) -> schemas.Tenant:
     """Show a tenant."""
     return await tenants.show(tenant_id(tenant))
-
-
-@get("/v1/tenants/{tenant:str}/trust", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
-async def show_tenant_trust(tenant: OfTenant, tenants: Wired[Tenants]) -> schemas.TenantTrust:
-    """Show the hardware that a tenant trusts."""
-    return await tenants.trust(tenant_id(tenant))
-
-
-@post(
-    "/v1/tenants/{tenant:str}/trust/ek-roots",
-    status_code=200,
-    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
-)
-async def add_ek_roots(
-    tenant: OfTenant, data: JSONBody[schemas.AddEkRoots], request: Asked, tenants: Wired[Tenants]
-) -> schemas.TenantTrust:
-    """Trust CAs of TPM makers.
-
-    A repeat changes nothing. The answer has all hardware that the tenant trusts.
-    """
-    return await tenants.add_ek_roots(current_operator(request), tenant_id(tenant), data)
-
-
-@post(
-    "/v1/tenants/{tenant:str}/trust/ek-allowed",
-    status_code=200,
-    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
-)
-async def allow_ek(
-    tenant: OfTenant, data: JSONBody[schemas.AllowEk], request: Asked, tenants: Wired[Tenants]
-) -> schemas.TenantTrust:
-    """Count one TPM chip as attested without a certificate.
-
-    A repeat changes nothing. The answer has all hardware that the tenant trusts.
-    """
-    return await tenants.allow_ek(current_operator(request), tenant_id(tenant), data)
-
-
-@put(
-    "/v1/tenants/{tenant:str}/trust/tiers",
-    status_code=200,
-    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
-)
-async def set_tiers(
-    tenant: OfTenant, data: JSONBody[schemas.SetTiers], request: Asked, tenants: Wired[Tenants]
-) -> schemas.TenantTrust:
-    """Set the assurance tiers that a tenant admits.
-
-    Leases of nodes that are activated already stay in force.
-    """
-    return await tenants.set_tiers(current_operator(request), tenant_id(tenant), data)
-
-
-@put(
-    "/v1/tenants/{tenant:str}/trust/approval",
-    status_code=200,
-    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
-)
-async def set_approval_tiers(
-    tenant: OfTenant, data: JSONBody[schemas.SetApprovalTiers], request: Asked, tenants: Wired[Tenants]
-) -> schemas.TenantTrust:
-    """Set the tiers whose activations an operator must approve.
-
-    Activations that wait already go on waiting.
-    """
-    return await tenants.set_approval_tiers(current_operator(request), tenant_id(tenant), data)
-
-
-@put(
-    "/v1/tenants/{tenant:str}/trust/lease",
-    status_code=200,
-    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
-)
-async def set_lease_terms(
-    tenant: OfTenant, data: JSONBody[schemas.SetLeaseTerms], request: Asked, tenants: Wired[Tenants]
-) -> schemas.TenantTrust:
-    """Set the dates of the leases of a tier.
-
-    They apply to activations from now on, unless the activation code sets dates.
-    """
-    return await tenants.set_lease_terms(current_operator(request), tenant_id(tenant), data)
 
 
 @post(
@@ -303,12 +222,6 @@ HANDLERS = (
     create_tenant,
     list_tenants,
     show_tenant,
-    show_tenant_trust,
-    add_ek_roots,
-    allow_ek,
-    set_tiers,
-    set_approval_tiers,
-    set_lease_terms,
     create_code,
     list_codes,
     revoke_code,
