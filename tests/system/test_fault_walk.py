@@ -1,6 +1,7 @@
 """The fault walk: a process is killed at every durable write and send, from activation to revocation.
 
-The kill is SIGKILL, in the agent, in a command or in the cloud. Afterwards the scenario runs again and has to succeed.
+The kill is SIGKILL, in the agent, in a command or in the cloud. The scenario then runs again and meets the next kill.
+After the last kill it has to succeed.
 Other tests here check that every durable write and send in the code is inside a fault point.
 """
 
@@ -10,21 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from lab.tpm import SoftTpm
 from tests.system.support.fault_points import ROOT, is_fault_point, points_in_code, writes_of_stores
-from tests.system.support.fault_walk.scenarios import (
-    PREPARE,
-    RETURN_SECONDS_MAX,
-    SCENARIOS,
-    Case,
-    all_cases,
-    kept_cases,
-    walk,
-)
+from tests.system.support.fault_walk.chains import Chain, kept_chains, walk_chain
+from tests.system.support.fault_walk.scenarios import PREPARE, RETURN_SECONDS_MAX, SCENARIOS, all_cases
 from tests.system.support.fault_walk.site import Lane
 
-CASE_SECONDS = 1.0
+KILL_SECONDS = 0.5
+CHECK_SECONDS = 1.0
 
 _NAME = re.compile(r"(node|fabric|breakwater)\.[a-z]+\.[a-z_]+")
 _EFFECTS = {
@@ -166,7 +162,7 @@ def test_every_fault_point_of_node_and_fabric_has_a_scenario() -> None:
 def test_each_fault_point_of_node_and_fabric_is_walked_here_and_by_the_drill() -> None:
     """`test_issuer_walk.py` walks the fault points of Breakwater."""
     points = set(points_in_code("node", "fabric"))
-    assert points <= {case.point for case in kept_cases()}
+    assert points <= {case.point for chain in kept_chains() for case in chain.cases}
     stages = {(point, stage) for point in points for stage in ("before", "after")}
     assert stages <= {(case.point, case.stage) for case in all_cases()}
     assert set(points_in_code()) == set(points_in_code("node", "fabric", "breakwater"))
@@ -178,12 +174,13 @@ def lane(tmp_path_factory: pytest.TempPathFactory, chips: tuple[SoftTpm, SoftTpm
     return Lane(tmp_path_factory.mktemp("fault-walk"), chips[0], PREPARE)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=str(case), marks=pytest.mark.long(CASE_SECONDS, f"fault walk: {case.scenario.situation}"))
-        for case in kept_cases()
-    ],
-)
-def test_a_kill_at_a_fault_point_is_survived(lane: Lane, case: Case) -> None:
-    assert walk(lane, case) <= RETURN_SECONDS_MAX
+def _marked(chain: Chain) -> ParameterSet:
+    seconds = CHECK_SECONDS + KILL_SECONDS * len(chain.cases)
+    return pytest.param(
+        chain, id=str(chain), marks=pytest.mark.long(seconds, f"fault walk: {chain.scenario.situation}")
+    )
+
+
+@pytest.mark.parametrize("chain", [_marked(chain) for chain in kept_chains()])
+def test_kills_at_fault_points_are_survived(lane: Lane, chain: Chain) -> None:
+    assert walk_chain(lane, chain) <= RETURN_SECONDS_MAX
