@@ -4,6 +4,7 @@ The forked process runs `main` of `cascade` or `cascadia`, with sockets, databas
 Do not change the source meanwhile. A module that the fork imports would be of another version than the rest.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -124,6 +125,8 @@ def _become(
     side: Side, argv: list[str], environment: dict[str, str], log: str, out: str, prepare: Prepare | None
 ) -> None:
     """In the forked process: become the command line."""
+    # The objects of the imports live until the end. A collection would look at all of them, and copy their memory.
+    gc.freeze()
     _redirect(log, out)
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
