@@ -94,6 +94,14 @@ async def test_a_start_asks_for_the_statement_once(agent: Agent, fabric: Fabric)
 
 
 @pytest.mark.usefixtures("no_heartbeat")
+async def test_a_floor_counter_that_is_new_is_reported_at_once(agent: Agent, fabric: Fabric) -> None:
+    """This machine was activated without a counter. Only a lease that names the counter ends the bound of the first."""
+    async with running(agent):
+        await until("the counter in a session", lambda: fabric.proofs[-1].floor is not msgspec.UNSET)
+    assert fabric.proofs[0].floor is msgspec.UNSET
+    assert len(fabric.proofs) == 2
+
+
 async def test_a_change_between_session_and_wake_channel_is_noticed(agent: Agent, fabric: Fabric) -> None:
     async def changed(asked: Request) -> Reply:
         answer = fabric._open_session(asked)
