@@ -296,14 +296,16 @@ async def test_a_frozen_replica_costs_the_other_only_its_keys(worlds: Worlds) ->
 
     task = asyncio.create_task(freeze())
     await frozen.wait()
-    with waits_of_request(IDLE_SECONDS / 2):
-        await change(other, free, "suspend")
-        await Machine(other, "new").join(code)
-    with waits_of_request(0.05), pytest.raises(DatabaseBusy):
-        await change(other, held, "suspend")
-    with waits_of_request(10 * IDLE_SECONDS):
-        await change(other, held, "suspend")
-    thawed.set()
+    try:
+        with waits_of_request(IDLE_SECONDS / 2):
+            await change(other, free, "suspend")
+            await Machine(other, "new").join(code)
+        with waits_of_request(0.05), pytest.raises(DatabaseBusy):
+            await change(other, held, "suspend")
+        with waits_of_request(10 * IDLE_SECONDS):
+            await change(other, held, "suspend")
+    finally:
+        thawed.set()  # or the close of the database waits for ever
     with pytest.raises((TransactionLost, DatabaseUnavailable)):
         await task
     assert (await one.node(held.node)).standing == "suspended"
