@@ -8,7 +8,7 @@ import pytest
 
 from tests.system.support.attacks import kills
 from tests.system.support.attacks.table import ATTACKS, IN_OTHER_TESTS, KINDS, Kind
-from tests.system.support.attacks.take import GROUPS, implemented
+from tests.system.support.attacks.take import GROUPS, QUICK_GROUPS, implemented
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "threat-model.md").read_text("utf-8")
@@ -55,7 +55,8 @@ def test_each_row_has_its_step_and_each_step_its_row() -> None:
     rows = Counter((attack.kind, attack.name) for attack in ATTACKS)
     assert [row for row, count in rows.items() if count > 1] == []
     assert {kind: {name for of, name in rows if of == kind} for kind in KINDS} == implemented()
-    assert sorted(kind for kinds, _ in GROUPS for kind in kinds) == sorted(KINDS)
+    for groups in (GROUPS, QUICK_GROUPS):
+        assert sorted(kind for kinds, _ in groups for kind in kinds) == sorted(KINDS)
 
 
 def test_make_test_takes_a_row_of_each_kind_or_has_the_same_attack_elsewhere() -> None:

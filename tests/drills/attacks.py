@@ -1,6 +1,6 @@
 """Every attack of docs/threat-model.md that needs real programs: defence, state, exit code, one row each.
 
-`tests/system/support/attacks/table.py` has the rows. `make test` takes some rows of each kind.
+`tests/system/support/attacks/table.py` has the rows. `make test` takes one or two rows of most kinds.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The attacks of docs/threat-model.md, some rows of each kind. `make drills PART=attacks` takes every row."""
+"""The attacks of docs/threat-model.md, one or two rows of most kinds. `make drills PART=attacks` takes every row."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from lab.processes import ended
 from tests.shared_chips import shared_chip
 from tests.system.support.attacks.site import Site
 from tests.system.support.attacks.table import ATTACKS, Attack
-from tests.system.support.attacks.take import GROUPS, taken
+from tests.system.support.attacks.take import QUICK_GROUPS, taken
 from tests.system.support.harness import new_cloud
 
 QUICK = tuple(attack for attack in ATTACKS if attack.quick)
@@ -29,7 +29,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, installation: Cloud) -> Itera
 def _groups() -> Sequence[object]:
     """The rows of the kinds that share a machine, as the parameter of one test."""
     found = []
-    for kinds, _ in GROUPS:
+    for kinds, _ in QUICK_GROUPS:
         rows = tuple(attack for attack in QUICK if attack.kind in kinds)
         if rows:
             names = " ".join(dict.fromkeys(attack.kind for attack in rows))

@@ -3,6 +3,7 @@
 `tests/node/test_clocks.py` has the rows that need other clocks: a suspended machine and a slow clock.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 from lab.processes import StepFailed, ended, wait_until
 from node.exits import Exit
+from tests.system.support.attacks.life import Life, Step
 from tests.system.support.attacks.shifted import ShiftedMachine, library
 from tests.system.support.attacks.site import Result, Seen, Site, judged
 from tests.system.support.attacks.table import Attack
@@ -167,12 +169,24 @@ def _over(date: str, clocks: Clocks) -> Seen:
     return clocks.both_sides_of(date)
 
 
+def _boots_ahead(life: Life) -> ShiftedMachine:
+    """A machine with the directory, which has just booted 400 days ahead."""
+    ahead = ShiftedMachine(life.directory, life.machine.chip, None, "ahead")
+    shutil.copytree(life.state, ahead.state)
+    ahead.set(wrong_clocks()["forward 400 days"])
+    return ahead
+
+
+STEPS: dict[str, Step] = {"boots offline: forward 400 days": Step("active", _boots_ahead)}
+"""Rows for `make test`: `cascadia status` judges without an agent. A whole run starts agents on a machine of its own."""
+
+
 def take(attacks: Sequence[Attack], site: Site) -> Iterator[Result]:
     """Take the rows on one machine. A row that stops leaves a right clock to the next row."""
     directory = site.folder("clocks")
     made = rows()
     with site.new_chip(directory / "chip", 0) as chip:
-        machine = ShiftedMachine(directory, chip, library(directory) if site.whole else None)
+        machine = ShiftedMachine(directory, chip, library(directory))
         machine.env["CASCADIA_SETTLE_SECONDS"] = "1"
         with ended(machine):
             clocks = Clocks(site, machine)

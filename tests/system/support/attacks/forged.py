@@ -100,7 +100,8 @@ class Recording:
         """The agent asks in its open session, and gets the lease from before the suspension with its freshness."""
         self.suspended()
         with self.impostor() as impostor:
-            wait_until("two replayed statements", lambda: impostor.asked.count(_STATEMENT) >= 2)
+            wait_until("a replayed statement", lambda: _STATEMENT in impostor.asked)
+            wait_until("its refusal", lambda: self.failure() == "statement_rejected")
             assert not self.machine.granted()
             return look(self.machine)
 
