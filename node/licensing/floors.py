@@ -329,7 +329,7 @@ def is_urgent(statement: Statement) -> bool:
 def may_raise(record: Record | None, now: datetime, idle_seconds: float) -> bool:
     """Whether one more increment that is not urgent is within the day's bound.
 
-    `idle_seconds` is the time since the last increment of this process, by the boot-time clock. A process that has
+    `idle_seconds` is the time since the last increment of this process, without the time asleep. A process that has
     waited an hour may raise in any case: a wall clock that was ahead must not stop the floor for ever. A time ahead of
     `now` counts as now, so a clock that starts at 1970 after each boot gives no more increments.
     """

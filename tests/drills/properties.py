@@ -8,6 +8,7 @@ import argparse
 import io
 import logging
 import os
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 
@@ -34,22 +35,24 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     """Try the examples in pieces."""
     sizes = [min(PIECE, options.examples - done) for done in range(0, options.examples, PIECE)]
     findings: list[str] = []
+    done: Counter[str] = Counter()
     tried = 0
     with ProcessPoolExecutor(options.processes) as pool:
         pieces = [pool.submit(_piece, options.seed + at, size, options.steps) for at, size in enumerate(sizes)]
         for piece, size in zip(pieces, sizes, strict=True):
-            found = piece.result()
+            found, counted = piece.result()
+            done += counted
             tried += size
             if found:
                 findings.append(found)
                 say(found)
             say(f"{tried} of {options.examples} examples, {len(findings)} findings")
-    figures: dict[str, Figure] = {"examples": tried, "steps of an example": options.steps}
+    figures: dict[str, Figure] = {"examples": tried, "steps of an example": options.steps, **dict(sorted(done.items()))}
     return Outcome(figures, tuple(findings))
 
 
-def _piece(number: int, examples: int, steps: int) -> str:
-    """Try one piece. Returns the shortest example that fails, or ""."""
+def _piece(number: int, examples: int, steps: int) -> tuple[str, Counter[str]]:
+    """Try one piece. Returns the shortest example that fails, or "", and the counts of what was done."""
     from tests.node.licensing.decision import Decision  # here: the pool's processes import it once each
 
     limits = settings(
@@ -59,6 +62,7 @@ def _piece(number: int, examples: int, steps: int) -> str:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
+    Decision.done.clear()
     logging.disable()  # the agent reports every fault that an example makes
     printed = io.StringIO()
     try:
@@ -66,5 +70,6 @@ def _piece(number: int, examples: int, steps: int) -> str:
             run_state_machine_as_test(seed(number)(Decision), settings=limits)
     except Exception as error:  # noqa: BLE001 (every failure of an example is a finding)
         notes = "\n".join(getattr(error, "__notes__", ()))
-        return f"seed {number}: {type(error).__name__}: {error}\n{notes}\n{printed.getvalue()}"
-    return ""
+        failed = f"seed {number}: {type(error).__name__}: {error}\n{notes}\n{printed.getvalue()}"
+        return failed, Counter(Decision.done)
+    return "", Counter(Decision.done)

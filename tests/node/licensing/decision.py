@@ -11,8 +11,10 @@ disk in memory. Nodes with a TPM and nodes without one are tried. The properties
 A node without a TPM has no hardware floor. Its properties hold while no file of it is put back or deleted.
 """
 
+from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -61,7 +63,12 @@ stages = st.sampled_from(["before", "after"])
 
 
 class Decision(RuleBasedStateMachine):
-    """Any sequence of network failures, restarts, clock moves, restored files and valid documents."""
+    """Any sequence of network failures, restarts, clock moves, restored files and valid documents.
+
+    `done` counts what the examples of this process have done.
+    """
+
+    done: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,6 +90,7 @@ class Decision(RuleBasedStateMachine):
     @initialize(software=st.sampled_from([False, False, True]))
     def begin(self, *, software: bool) -> None:
         self.site = site = Site(software=software)
+        self.done["nodes without a TPM" if software else "nodes with a TPM"] += 1
         site.activate()
         self._note_sealed()
         assert site.view == ("active", True)
@@ -109,6 +117,7 @@ class Decision(RuleBasedStateMachine):
     def activate_again(self, away_from: int | None, crash: str, stage: faults.Stage) -> None:
         """The machine activates again. The activation may be interrupted before or after its confirmation."""
         site = self.site
+        self._count("activations", away_from, crash)
         self._forget_run()
         site.activate(away_from, crash, stage)
         self._note_sealed()
@@ -139,6 +148,7 @@ class Decision(RuleBasedStateMachine):
         if self.site.fault is None:
             if crash:
                 self._forget_run()
+            self._count("contacts", away_from, crash)
             self.site.exchange(away_from, crash, stage)
             self._note_sealed()
 
@@ -149,6 +159,7 @@ class Decision(RuleBasedStateMachine):
         if site.fault is None and site.licence.confirmed:
             if crash:
                 self._forget_run()
+            self._count("rekeys", away_from, crash)
             site.rekey(away_from, crash, stage)
             self._note_sealed()
 
@@ -192,6 +203,7 @@ class Decision(RuleBasedStateMachine):
         """The owner of the TPM can do this (TPM2_ClockSet). No command sets the clock back."""
         self.site.machine.tpm_ms += days * 86_400_000
         self.site.tpm_ahead += timedelta(days=days)
+        self.done["TPM clocks set forward"] += 1
 
     @rule(with_record=st.booleans())
     def the_agent_restarts(self, *, with_record: bool) -> None:
@@ -218,6 +230,7 @@ class Decision(RuleBasedStateMachine):
     @precondition(lambda self: self.copies)
     @rule(at=st.integers(0, 3), only=st.sampled_from(["", "", *FOLDERS]))
     def a_copy_is_put_back(self, at: int, only: str) -> None:
+        self.done["copies put back"] += 1
         self.site.put_back(self.copies[at % len(self.copies)], only=only)
         self._disk_changed()
 
@@ -308,6 +321,12 @@ class Decision(RuleBasedStateMachine):
             assert true - site.unpowered - lost < lease.terminate_at
 
     # Help
+
+    def _count(self, what: str, away_from: int | None, crash: str) -> None:
+        whole = away_from is None and not crash
+        self.done[f"{what}, whole" if whole else f"{what}, perhaps interrupted"] += 1
+        if self.site.fault is None and not self.site.licence.confirmed:
+            self.done["steps of a node that is not confirmed"] += 1
 
     def _exchange(self) -> None:
         self.site.exchange()
