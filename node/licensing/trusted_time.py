@@ -204,7 +204,9 @@ class TrustedTime:
         low = low_of(floor)
         if boot is not None and (boot.signed_boot_seconds > now or boot.low_awake_seconds > awake):
             boot = None
-        if boot is not None:
+        # A floor with a later signed time was made in this boot without the record, by an activation. It may have
+        # corrected a TPM's clock that was set forward, so the record's `low` counts no more.
+        if boot is not None and boot.floor.signed_at >= floor.signed_at:
             low = max(low, _plus(boot.low_at, _sure(_seconds(awake - boot.low_awake_seconds))))
             floor = boot.floor if boot.floor.signed_at > floor.signed_at else floor
         self._floor = floor

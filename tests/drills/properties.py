@@ -8,11 +8,12 @@ import argparse
 import io
 import logging
 import os
+import traceback
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.drills.frame import Figure, Outcome, Say
@@ -28,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--examples", type=int, default=10_000, help="number of examples (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=50, help="longest example (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    parser.add_argument("--first", action="store_true", help="show an example that fails as found, without shortening")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first piece (default: %(default)s)")
 
 
@@ -38,7 +40,10 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     done: Counter[str] = Counter()
     tried = 0
     with ProcessPoolExecutor(options.processes) as pool:
-        pieces = [pool.submit(_piece, options.seed + at, size, options.steps) for at, size in enumerate(sizes)]
+        pieces = [
+            pool.submit(_piece, options.seed + at, size, options.steps, first=options.first)
+            for at, size in enumerate(sizes)
+        ]
         for piece, size in zip(pieces, sizes, strict=True):
             found, counted = piece.result()
             done += counted
@@ -51,8 +56,8 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     return Outcome(figures, tuple(findings))
 
 
-def _piece(number: int, examples: int, steps: int) -> tuple[str, Counter[str]]:
-    """Try one piece. Returns the shortest example that fails, or "", and the counts of what was done."""
+def _piece(number: int, examples: int, steps: int, *, first: bool) -> tuple[str, Counter[str]]:
+    """Try one piece. Returns the example that fails, or "", and the counts of what was done."""
     from tests.node.licensing.decision import Decision  # here: the pool's processes import it once each
 
     limits = settings(
@@ -60,6 +65,7 @@ def _piece(number: int, examples: int, steps: int) -> tuple[str, Counter[str]]:
         stateful_step_count=steps,
         deadline=None,
         database=None,
+        phases=[Phase.generate] if first else tuple(Phase),
         suppress_health_check=list(HealthCheck),
     )
     Decision.done.clear()
@@ -69,7 +75,13 @@ def _piece(number: int, examples: int, steps: int) -> tuple[str, Counter[str]]:
         with redirect_stdout(printed):
             run_state_machine_as_test(seed(number)(Decision), settings=limits)
     except Exception as error:  # noqa: BLE001 (every failure of an example is a finding)
-        notes = "\n".join(getattr(error, "__notes__", ()))
-        failed = f"seed {number}: {type(error).__name__}: {error}\n{notes}\n{printed.getvalue()}"
-        return failed, Counter(Decision.done)
+        return f"seed {number}: {_shown(error)}\n{printed.getvalue()}", Counter(Decision.done)
     return "", Counter(Decision.done)
+
+
+def _shown(error: BaseException) -> str:
+    """An error with its place and its example; of a group each one."""
+    if isinstance(error, BaseExceptionGroup):
+        return "\n".join(map(_shown, error.exceptions))
+    place = "".join(traceback.format_tb(error.__traceback__, limit=-1))
+    return "\n".join((f"{type(error).__name__}: {error}", place, *getattr(error, "__notes__", ())))

@@ -342,6 +342,21 @@ def test_a_restarted_agent_keeps_what_this_boot_knows(site: Site) -> None:
     assert low_of(site.time.floor) == low
 
 
+def test_a_record_of_the_boot_from_before_a_correction_does_not_count(site: Site) -> None:
+    """An activation corrects the floor, and leaves the record of the boot to the agent."""
+    site.machine.tpm_ms += 30 * 86_400_000
+    site.start()
+    site.start()
+    boot = site.time.boot
+    site.machine.run(HOUR)
+    activation = TrustedTime(first_floor(START), site.machine.clocks())
+    activation.observe(site.machine.tpm())
+    activation.verified(site.machine.true)
+    site.stored = activation.floor
+    site.start(boot)
+    assert site.time.low() == site.machine.true
+
+
 def test_a_lost_record_of_the_boot_is_like_a_boot_with_this_wall_clock(site: Site) -> None:
     site.cloud()
     site.machine.run(20 * DAY)
