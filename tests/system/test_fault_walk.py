@@ -176,9 +176,7 @@ def lane(tmp_path_factory: pytest.TempPathFactory, chips: tuple[SoftTpm, SoftTpm
 
 def _marked(chain: Chain) -> ParameterSet:
     seconds = CHECK_SECONDS + KILL_SECONDS * len(chain.cases)
-    return pytest.param(
-        chain, id=str(chain), marks=pytest.mark.long(seconds, f"fault walk: {chain.scenario.situation}")
-    )
+    return pytest.param(chain, id=str(chain), marks=pytest.mark.long(seconds, f"fault walk: {chain.family}"))
 
 
 @pytest.mark.parametrize("chain", [_marked(chain) for chain in kept_chains()])

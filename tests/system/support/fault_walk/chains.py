@@ -10,8 +10,11 @@ from itertools import cycle
 
 import msgspec
 
-from tests.system.support.fault_walk.scenarios import SCENARIOS, STAGES, Case, Scenario
+from tests.system.support.fault_walk.scenarios import SCENARIOS, STAGES, Case, Scenario, Situation
 from tests.system.support.fault_walk.site import Interrupted, Lane, Site
+
+FROM_ACTIVE: frozenset[Situation] = frozenset({"active", "revoked", "overdue beside another", "rekeyed"})
+"""The situations whose preparation begins with "active". That of the others begins with "new"."""
 
 
 class Chain(msgspec.Struct, frozen=True):
@@ -19,6 +22,11 @@ class Chain(msgspec.Struct, frozen=True):
 
     scenario: Scenario
     cases: tuple[Case, ...]
+
+    @property
+    def family(self) -> str:
+        """The name of the situations that share the costly part of their preparation."""
+        return "active" if self.scenario.situation in FROM_ACTIVE else "new"
 
     def __str__(self) -> str:
         return f"{self.scenario.name}: killed {', '.join(f'{case.stage} {case.point}' for case in self.cases)}"
