@@ -104,7 +104,7 @@ def _builtins(value: object) -> Any:
 
 def test_malformed_oversized_and_wrongly_typed_bodies(world: World) -> None:
     tried = 0
-    for route in all_routes(world.cloud):
+    for route in all_routes():
         good = world.body(route)
         if good is None or isinstance(good, bytes):
             continue  # the tests of each route that takes other bodies than JSON have a table of bad bodies

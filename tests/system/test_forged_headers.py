@@ -324,7 +324,7 @@ def prepared(world: World, route: Route) -> None:
 
 @pytest.mark.long(8, "test_forged_headers.py")
 def test_every_route_ignores_all_forged_headers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    routes = all_routes(world.cloud)
+    routes = all_routes()
     assert {route.name for route in routes} == set(RECIPES), (
         "RECIPES of tests/system/support/routes.py must name every route"
     )
@@ -374,7 +374,7 @@ def woken(world: World) -> bool:
 def test_chosen_routes_ignore_each_header_sent_alone(world: World, name: str) -> None:
     # A renewal order of the test before moves the nodes' cursors some seconds later.
     wait_until("the end of the renewal order", lambda: woken(world))
-    (route,) = (route for route in all_routes(world.cloud) if route.name == name)
+    (route,) = (route for route in all_routes() if route.name == name)
     plain = Plain(world)
     callers: tuple[Caller, Caller] = ("anonymous", "other")
     for caller in callers:

@@ -19,7 +19,7 @@ from tests.system.support.wire import DOCUMENTS, PLAINTEXT, PORTS, Identity, Ser
 @contextmanager
 def listeners_of(world: World, directory: Path) -> Iterator[tuple[Listener, ...]]:
     """Every listener with its callers. The certificates and keys of callers are files in `directory`."""
-    routes = {(route.service, route.entry.method, route.entry.path): route for route in all_routes(world.cloud)}
+    routes = {(route.service, route.entry.method, route.entry.path): route for route in all_routes()}
     made = {**fabric_documents(), **breakwater_documents()}
     identities: dict[str, Identity | None] = {
         "stranger": None,

@@ -7,6 +7,7 @@ them.
 import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import quote
@@ -68,12 +69,13 @@ class Route(msgspec.Struct, frozen=True):
         return "fabric" if any(peer.kind == "service" for peer in self.entry.peers) else "anonymous"
 
 
-def all_routes(cloud: Cloud) -> list[Route]:
+@cache
+def all_routes() -> tuple[Route, ...]:
     """Every route, as the services' wiring makes it."""
     # No client calls these applications, so they have routes and no parts.
     guard = Guard(trust=lambda: PeerTrust("", (), ()), checks=cast(PeerChecks, None), now=utc_now)
     fabric, breakwater = dict.fromkeys(fabric_parts.SERVICES), dict.fromkeys(breakwater_parts.SERVICES)
-    return [
+    return (
         *(Route("fabric", entry) for entry in routes_of(fabric_app.make_api(guard, fabric))),
         *(Route("repository", entry) for entry in routes_of(fabric_app.make_repository(guard, fabric))),
         *(
@@ -81,7 +83,7 @@ def all_routes(cloud: Cloud) -> list[Route]:
             for entry in routes_of(breakwater_app.make_api(guard, breakwater, Metrics("breakwater")))
         ),
         *(Route("pki", entry) for entry in routes_of(breakwater_app.make_public(guard, breakwater))),
-    ]
+    )
 
 
 class World:

@@ -6,6 +6,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -107,7 +108,7 @@ class Wire:
         self._socket: socket.socket = plain
         if service not in PLAINTEXT:
             try:
-                self._socket = _context(root or root_pem(cloud), identity).wrap_socket(
+                self._socket = _context((root or root_pem(cloud)).read_text(), identity).wrap_socket(
                     plain, server_hostname="127.0.0.1"
                 )
             except BaseException:
@@ -176,8 +177,10 @@ class Wire:
         return data
 
 
-def _context(root: Path, identity: Identity | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(root))
+@lru_cache(maxsize=32)
+def _context(root: str, identity: Identity | None) -> ssl.SSLContext:
+    """The settings of TLS with this trusted root in PEM. A listener ends a refused connection, so tests connect often."""
+    context = ssl.create_default_context(cadata=root)
     if identity is not None:
         descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
         with os.fdopen(descriptor, "wb") as file:
