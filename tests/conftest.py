@@ -10,6 +10,7 @@ shows the count and the reasons. The check changes only the result of a passing 
 import gc
 import logging
 import os
+import re
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from inspect import iscoroutinefunction
@@ -31,6 +32,10 @@ TRIO_FOLDER = TESTS / "node"
 SYSTEM_FOLDER = TESTS / "system"
 SYSTEM_TEST_SECONDS = 0.4
 """The mean of the tests of `tests/system` that are not marked `long`. Those of one file share its fixtures."""
+QUICK = os.environ.get("CASCADE_QUICK") == "1"
+"""Whether this is `make unit`, which leaves out slow tests."""
+ALL_SLOW = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
+"""The line by which a test file marks all its tests as slow."""
 QUICK_EXAMPLES = 25
 """How many examples of a property `make unit` tries (CASCADE_QUICK=1). `make test` and a direct run try 100."""
 PROCESSES_SHOWN = 8
@@ -53,6 +58,13 @@ def restored_logging() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """In `make unit`, do not import a file whose tests are all slow. Each worker imports all other test files."""
+    if QUICK and collection_path.suffix == ".py" and ALL_SLOW.search(collection_path.read_text()):
+        return True
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -79,7 +91,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A loaded machine is slow; a property does not depend on that.
     settings.register_profile("cascade", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.register_profile("quick", settings.get_profile("cascade"), max_examples=QUICK_EXAMPLES)
-    settings.load_profile("quick" if os.environ.get("CASCADE_QUICK") == "1" else "cascade")
+    settings.load_profile("quick" if QUICK else "cascade")
     config.stash[_left_out] = []
     use_light_keys()
 

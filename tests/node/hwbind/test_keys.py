@@ -19,6 +19,8 @@ from node.hwbind.tpm import Tpm
 from tests.node.hwbind.test_endorsement import challenge
 from tests.shared_chips import shared_chip
 
+pytestmark = pytest.mark.slow
+
 OURS = (
     TPMA_OBJECT.FIXEDTPM
     | TPMA_OBJECT.FIXEDPARENT
@@ -107,7 +109,6 @@ def test_a_damaged_blob_is_refused(tpm: Tpm, field: str, change: str) -> None:
     assert tpm.call(lambda esys: keys.sign(esys, key, b"message"))
 
 
-@pytest.mark.slow
 def test_keys_of_another_chip_are_not_ours(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, tpm: Tpm) -> None:
     key = tpm.call(keys.create_node_key)
     with shared_chip(tmp_path_factory, tmp_path / "other", 1) as other:
@@ -158,7 +159,6 @@ def evict_srk(chip: SoftTpm) -> None:
     chip.administer("tpm2_evictcontrol", "-C", "o", "-c", "0x81000001")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["rsa2048", "ecc384"])
 def test_an_evicted_or_replaced_storage_key_is_made_again(chip: SoftTpm, tpm: Tpm, algorithm: str) -> None:
     provision_srk(chip, algorithm)

@@ -46,6 +46,8 @@ from tests.node.shells import forget_floors
 from tests.off_loop import off_loop
 from tests.simulators.chip_memory import forget_counters
 
+pytestmark = pytest.mark.slow
+
 LABEL = label_of(HOLDER)
 LEASE = verified(make_lease(seq=5))
 

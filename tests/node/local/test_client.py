@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from hypothesis import given, settings, strategies
+from hypothesis import given, strategies
 
 from node.cli.show import human_entitlement, human_license, human_status
 from node.errors import NodeError
@@ -236,7 +236,6 @@ JSON_VALUES = strategies.recursive(
 )
 
 
-@settings(max_examples=100)
 @given(
     good=strategies.sampled_from(GOOD),
     status=strategies.sampled_from([200, 403, 503]),

@@ -81,6 +81,7 @@ async def test_a_close_between_record_and_signature_wins(home: Path, database: L
     assert [(row["state"], row["certificate"]) for row in rows] == [("revoked", None), ("revoked", None)]
 
 
+@pytest.mark.slow
 async def test_issue_and_close_raced_a_hundred_times(issuer: Issuer) -> None:
     """Whichever is first: after the close every device certificate of the generation is revoked."""
     given, refused = 0, 0

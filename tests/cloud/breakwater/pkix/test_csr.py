@@ -364,6 +364,7 @@ def test_every_single_changed_byte_is_refused() -> None:
             open_csr(bytes(changed), NODE_CURVES)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
 def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:

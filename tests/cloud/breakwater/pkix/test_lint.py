@@ -507,6 +507,7 @@ def test_an_extension_twice() -> None:
     assert caught.value.rule == "extensions"
 
 
+@pytest.mark.slow
 def test_every_single_flipped_bit_is_refused() -> None:
     clean = profiles.build(SESSION, NODES)
     for position in range(len(clean) * 8):

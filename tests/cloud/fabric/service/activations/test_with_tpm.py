@@ -215,6 +215,7 @@ async def test_challenges_that_the_database_has_count_after_a_restart(world: Wor
     assert used == 15 - CHALLENGE_LIFE.total_seconds() / 60 / CHALLENGES_PER_CODE.seconds + 1
 
 
+@pytest.mark.slow
 async def test_activations_of_a_chip_are_bounded_by_the_rows(world: World) -> None:
     code = await world.code()
     machine = Machine(world)
