@@ -1,7 +1,7 @@
 """No sequence of faults, clock moves, restored files and valid documents leads to a wrong licence: 10,000 examples.
 
 The examples run the real code of the decision (`tests/node/licensing/decision.py`): start, contact, confirmation, rekey,
-acceptance, floors, trusted time, store and verdict. `make test` tries 30 of them. A step takes 5 ms of a processor.
+acceptance, floors, trusted time, store and verdict. `make test` tries 24 of them. A step takes 5 ms of a processor.
 """
 
 import argparse

@@ -137,9 +137,13 @@ class Decision(RuleBasedStateMachine):
         if isinstance(current, Lease) and site.machine.true - current.issued_at > DAY:
             cloud.say(cloud.lease())
         self._exchange()
-        state, _ = site.view
+        state, gate_open = site.view
         if site.generation in cloud.fabric.closed:
             assert state == "revoked"
+            return
+        if site.tpm_ahead and not site.licence.confirmed:
+            # No signed time corrects a node that was never confirmed. `cascadia activate` begins its time again.
+            assert (state, gate_open) == ("pending", False)
             return
         assert site.generation == cloud.fabric.confirmed
         expected = {Lease: "active", Suspension: "suspended", Revocation: "revoked"}
