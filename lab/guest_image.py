@@ -23,6 +23,7 @@ from typing import Self
 import msgspec
 from packaging.requirements import Requirement
 
+from lab.guest_initrd import MODULES, PROGRAMS, SCRIPT, initrd
 from lab.processes import StepFailed
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -35,7 +36,7 @@ NEEDED = {
 }
 """Program -> its Debian package."""
 PACKAGES = (
-    "systemd", "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "python3", "initramfs-tools", "tpm-udev",
+    "systemd", "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "python3", "klibc-utils", "tpm-udev",
     "linux-image-cloud-amd64", "libtss2-esys-3.0.2-0", "libtss2-fapi1", "libtss2-mu0", "libtss2-rc0",
     "libtss2-tcti-device0", "libtss2-tctildr0", "libudev1", "tpm2-tools",
 )  # fmt: skip
@@ -125,8 +126,13 @@ _LINKS = {
         for name in (
             "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
             "e2scrub_reap.service", "fstrim.timer", "getty.target", "systemd-timesyncd.service",
-            # No person logs in, and no program asks for D-Bus. Without these units a boot is shorter.
-            "dbus.service", "dbus.socket", "systemd-logind.service", "systemd-pstore.service",
+            # No person logs in, no program asks for D-Bus, and the agent needs none of these kernel interfaces.
+            # Without these units a boot is shorter.
+            "dbus.service", "dbus.socket", "dev-hugepages.mount", "dev-mqueue.mount", "kmod-static-nodes.service",
+            "modprobe@.service", "proc-sys-fs-binfmt_misc.automount", "sys-fs-fuse-connections.mount",
+            "sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+            "systemd-ask-password-console.path", "systemd-ask-password-wall.path", "systemd-binfmt.service",
+            "systemd-logind.service", "systemd-modules-load.service", "systemd-pstore.service",
             "systemd-tmpfiles-clean.timer", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
         )
     },
@@ -171,7 +177,9 @@ def _release() -> str:
 
 
 def _digest(mirror: str) -> str:
-    inputs = repr((PACKAGES, sorted(_FILES.items()), sorted(_LINKS.items()), DISK_MIB, mirror)).encode()
+    inputs = repr(
+        (PACKAGES, sorted(_FILES.items()), sorted(_LINKS.items()), DISK_MIB, MODULES, PROGRAMS, SCRIPT, mirror)
+    ).encode()
     return hashlib.sha256(inputs).hexdigest()[:16]
 
 
@@ -205,9 +213,9 @@ def _make_debian(home: Path, mirror: str) -> None:
             (root / name).unlink(missing_ok=True)
             (root / name).symlink_to(target)
         (root / "opt/cascadia").mkdir(parents=True, exist_ok=True)
-        for kind in ("vmlinuz", "initrd.img"):
-            (found,) = (root / "boot").glob(f"{kind}-*")
-            shutil.copyfile(found, attempt / kind)
+        (kernel,) = (root / "boot").glob("vmlinuz-*")
+        shutil.copyfile(kernel, attempt / "vmlinuz")
+        (attempt / "initrd.img").write_bytes(initrd(root))
         shutil.rmtree(root / "var/cache/apt", ignore_errors=True)
         _filesystem(root, attempt / "disk.img", DISK_MIB, "guest")
     finally:

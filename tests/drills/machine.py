@@ -73,7 +73,9 @@ DECIDED = ("active", "suspended")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the rows, the cache of the image and the mirror."""
-    parser.add_argument("--only", default="", help="only rows whose name contains this text")
+    parser.add_argument(
+        "--only", default="", help="only rows whose names contain one of these texts (commas between them)"
+    )
     parser.add_argument(
         "--cache", type=Path, default=CHECKOUT / "build" / "machine", help="where the Debian is kept (%(default)s)"
     )
@@ -112,11 +114,11 @@ class _Run:
         self._shared: tuple[Site, Guest] | None = None
 
     def run(self, only: str) -> Outcome:
-        """Run the rows whose names contain `only`."""
+        """Run the rows whose names contain one of the texts of `only`."""
         if self._row("first activation", self._past.activate):
             with self._stack:
                 for row in ROWS:
-                    if only in row.name:
+                    if any(text in row.name for text in only.split(",")):
                         self._row(row.name, self._alone if row.alone else self._together, row)
         self._figures["boots"] = self._past.boots
         self._figures["seconds of a boot"] = round(self._past.boot_seconds, 1)
@@ -342,17 +344,16 @@ def _tpm_copy(site: Site, guest: Guest) -> str:
     offline = wait_for(copy, "active, by the dates of the lease", lambda one: one.state == "active" and one.open)
     must(not offline.contact, "the cloud answered")
     site.cloud_up()
-    wait_active(guest)
-    wait_active(copy)
+    wait_for(copy, "answered by the cloud", lambda one: one.contact)
     renew(guest)
-    case = None
+    case = site.case()
     for _ in range(ROUNDS_MAX):
+        if case:
+            break
         time.sleep(OVERTAKEN_SECONDS)
         renew(copy)
         renew(guest)
         case = site.case()
-        if case:
-            break
     if not case:
         raise Wrong("`cascade node clones` shows no clone")
     must({"current", "older"} <= {each["state"] for each in case["evidence"]}, f"one machine is missing: {case}")
