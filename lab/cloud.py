@@ -12,7 +12,7 @@ from cloud.breakwater.settings import BreakwaterSettings
 from cloud.fabric.settings import FabricSettings
 from cloud.process.settings import load_settings
 from cloud.storage import Location, ServiceEngine, Statement
-from lab.processes import Process, Start, accepts, free_ports, installed, wait_until
+from lab.processes import WAIT_SECONDS, Process, Start, accepts, free_ports, installed, wait_until
 from lab.tpm import SoftTpm
 
 PORTS = 6
@@ -20,9 +20,12 @@ PORTS = 6
 
 
 class Cloud:
-    """An installation in `directory`/cloud. `start` starts its processes; a call may give another `start`."""
+    """An installation in `directory`/cloud. `start` starts its processes; a call may give another `start`.
 
-    def __init__(self, directory: Path, start: Start = installed) -> None:
+    `seconds` is how long a command, a start and a stop may take.
+    """
+
+    def __init__(self, directory: Path, start: Start = installed, seconds: float = WAIT_SECONDS) -> None:
         self.directory = directory / "cloud"
         self.process: Process | None = None
         self.port = 0
@@ -30,6 +33,7 @@ class Cloud:
         self.made: Any = None
         self._scratch = directory
         self._start = start
+        self._seconds = seconds
 
     @property
     def env(self) -> dict[str, str]:
@@ -42,7 +46,9 @@ class Cloud:
         """Run `cascade init`. `made` is then the document that the command printed."""
         self.port = free_ports(PORTS)
         place = ("--dir", str(self.directory), "--port-base", str(self.port))
-        self.made = self._start(self._scratch, "cascade", "init", *place, *options, "--json").document()
+        self.made = self._start(self._scratch, "cascade", "init", *place, *options, "--json").document(
+            seconds=self._seconds
+        )
         return self
 
     def copy_from(self, other: "Cloud") -> Self:
@@ -68,12 +74,12 @@ class Cloud:
                 return True
             return all(accepts(port) for port in range(self.port, self.port + PORTS))
 
-        wait_until("the start of the cloud", up)
+        wait_until("the start of the cloud", up, self._seconds)
 
     def down(self) -> None:
         """Stop `cascade up`."""
         if self.process is not None:
-            self.process.stop()
+            self.process.stop(self._seconds)
 
     def kill(self) -> None:
         """Kill `cascade up`."""
@@ -82,7 +88,7 @@ class Cloud:
 
     def run(self, *argv: str, expect: int | None = 0) -> Any:
         """Run a `cascade` command with `--json`; return its document. StepFailed if the exit is not `expect`."""
-        return self._start(self._scratch, "cascade", *argv, "--json", env=self.env).document(expect)
+        return self._start(self._scratch, "cascade", *argv, "--json", env=self.env).document(expect, self._seconds)
 
     def rows(self, service: str, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
         """Rows of a service's database, read while the service runs. Arguments are for SQLite only."""

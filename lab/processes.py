@@ -140,9 +140,9 @@ class Process:
         text = self.printed()
         return json.loads(text) if text.strip() else None
 
-    def document(self, expect: int | None = 0) -> Any:
+    def document(self, expect: int | None = 0, seconds: float = WAIT_SECONDS) -> Any:
         """Wait for the end; return the standard output, decoded from JSON. StepFailed if the status is not `expect`."""
-        code = self.wait()
+        code = self.wait(seconds)
         if expect is not None and code != expect:
             raise StepFailed(f"{self.name} exited {code}, not {expect}:\n{self.report()}")
         return self.out()

@@ -186,7 +186,7 @@ class Site:
         self.activated_at = past.activated_at
         self.other_chip = past.other_chip.directory
         """The state of another TPM of the same maker."""
-        self.cloud = Cloud(directory).copy_from(past.cloud)
+        self.cloud = Cloud(directory, seconds=STATE_SECONDS_MAX).copy_from(past.cloud)
         self._past = past
         self._directory = directory
         self._stack = stack
@@ -248,7 +248,7 @@ class Past:
     def __init__(self, folder: Path, image: Image) -> None:
         self.chip = SoftTpm(folder / "chip")
         self.other_chip = SoftTpm(folder / "other", ca=self.chip.ca)
-        self.cloud = Cloud(folder)
+        self.cloud = Cloud(folder, seconds=STATE_SECONDS_MAX)
         self.tenant = self.node = ""
         self._folder = folder
         self._image = image
