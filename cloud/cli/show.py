@@ -41,6 +41,11 @@ def complain(text: str) -> None:
     print(escaped_lines(text), file=sys.stderr)
 
 
+def is_watched(*, as_json: bool) -> bool:
+    """Whether a person sees the progress of a command: stderr is a terminal, and the output is not for a program."""
+    return sys.stderr.isatty() and not as_json
+
+
 def progress(text: str, *, last: bool) -> None:
     """Write a line to stderr over the line before. `last` ends the line."""
     print(f"\r{escaped(text)}", end="\n" if last else "", file=sys.stderr)

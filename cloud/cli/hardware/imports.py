@@ -1,7 +1,6 @@
 """Adapter: imports the files of trusted hardware into Fabric, in parts that fit a request, and removes hardware."""
 
 import re
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from cloud.cli.hardware.ek_lists import FILE_BYTES_MAX as LIST_BYTES_MAX
 from cloud.cli.hardware.maker_bundles import Bundle, BundleReport, Entry, NotTaken, Result, Taken, read_bundles
 from cloud.cli.hardware.pem_parts import FILE_BYTES_MAX, Block, blocks, text_of
 from cloud.cli.hardware.pem_parts import parts as pem_parts
-from cloud.cli.show import columns, progress
+from cloud.cli.show import columns, is_watched, progress
 from cloud.fabric import schemas
 from cloud.fabric.attestation.ek_makers import NoSuchMaker, maker_named
 from protocol.endorsement import EkType
@@ -157,7 +156,7 @@ def read_blocks(path: Path) -> list[Block]:
 
 def _tell(what: str, done: int, total: int, args: Namespace) -> None:
     """Show the progress of an import of several parts, unless the output is for a program."""
-    if sys.stderr.isatty() and not args.json:
+    if is_watched(as_json=args.json):
         progress(f"{what}: {done} of {total}", last=done >= total)
 
 

@@ -1,10 +1,9 @@
 """Adapter: print the progress of a long command to stderr, if stderr is a terminal."""
 
-import sys
 from argparse import Namespace
 
 from cloud.breakwater.checks.checker import Progress
-from cloud.cli.show import progress
+from cloud.cli.show import is_watched, progress
 
 PROGRESS_EVERY = 2_000
 """Certificates between two updates of the progress."""
@@ -12,7 +11,7 @@ PROGRESS_EVERY = 2_000
 
 def watcher(args: Namespace) -> Progress:
     """Return the function that prints progress. It prints nothing with `--json`, or if stderr is not a terminal."""
-    return _progress if sys.stderr.isatty() and not args.json else _silent
+    return _progress if is_watched(as_json=args.json) else _silent
 
 
 def _silent(_what: str, _done: int, _all: int) -> None:

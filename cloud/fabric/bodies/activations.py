@@ -76,7 +76,8 @@ class Activation(msgspec.Struct, frozen=True):
     """Generation of the node. 0 before an approval."""
     matched: Matched
     """By what a known machine is recognised: its TPM (`chip`); its earlier key and its fingerprint (`key`); its own report
-    alone (`fingerprint`); its earlier key alone, with too little of the enrolled fingerprint (`changed`)."""
+    alone (`fingerprint`); its earlier key alone, with too little of the enrolled fingerprint (`changed`). A machine that
+    has gained a TPM is recognised by its own report and a code for its node (`fingerprint`)."""
     ek_name: str
     """TPM name of the endorsement key in hex. Empty without a TPM."""
     ek_issuer: str
