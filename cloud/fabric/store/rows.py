@@ -290,6 +290,15 @@ def generation_id(node: NodeId, number: int) -> str:
     return f"{node}.{number}"
 
 
+def without_tpm(node: NodeRow, generation: GenerationRow) -> bool:
+    """Whether sessions of this generation come from a machine without a TPM.
+
+    The tier of a node is that of its generation in force. A machine that has gained a TPM has an offered generation with
+    an EK, until its confirm.
+    """
+    return node.tier == "software" and not (generation.state == "offered" and generation.ek_name)
+
+
 def enrolled_of(node: NodeRow, generation: GenerationRow) -> dict[str, str]:
     """The fingerprint that reports of this generation are compared with.
 

@@ -19,7 +19,7 @@ from cloud.fabric.service.nodes.clones import Clones
 from cloud.fabric.service.ports import Transaction
 from cloud.fabric.store.keys import node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import GenerationRow, NodeRow, enrolled_of
+from cloud.fabric.store.rows import GenerationRow, NodeRow, enrolled_of, without_tpm
 from cloud.fabric.store.tenants import TenantStore
 from protocol.encoding import sha256_hex
 from protocol.fingerprint import judge, policy_of
@@ -64,7 +64,7 @@ class Fingerprints:
         Kinds that the machine could not read count as missing. So hidden values get no session, and the lease's dates
         bound the time that they win.
         """
-        if node.tier != "software":
+        if not without_tpm(node, generation):
             return
         judged = judge(policy_of(enrolled_of(node, generation)), fingerprint)
         if judged.result != "match":

@@ -7,7 +7,7 @@ from cloud.fabric.attestation.pcr_quotes import PcrReport, pcr_policy, refusal_o
 from cloud.fabric.errors import QuoteRefused
 from cloud.fabric.service.nodes.code_checks import Admitted
 from cloud.fabric.service.nodes.seen import SeenSessions
-from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
+from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow, without_tpm
 from cloud.fabric.store.tenants import TenantStore
 from protocol.evidence import qualifying_data
 from protocol.messages.activation import ProveActivation
@@ -47,7 +47,7 @@ class PcrQuotes:
         policy = pcr_policy(tenant.pcr_policies if tenant else {}, node.profile)
         if policy == "ignore":
             return
-        if node.tier == "software":
+        if without_tpm(node, generation):
             report = PcrReport(fault=NO_TPM)
         else:
             report = report_of(claims.pcr_quote, generation.ak_public, claims.nonce.encode())

@@ -40,7 +40,7 @@ from cloud.fabric.service.ports import Now
 from cloud.fabric.service.published_trust.session_ends import SessionEnds
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.store.nodes import NodeStore, Seen
-from cloud.fabric.store.rows import GenerationRow, NodeRow
+from cloud.fabric.store.rows import GenerationRow, NodeRow, without_tpm
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from protocol.encoding import sha256_hex
 from protocol.limits import NONCE_LIFE
@@ -121,7 +121,8 @@ class Sessions:
         self.seen.note_mode(node, generation.number, development=claims.development is True)
         self.trust_reports.note(generation, claims.trust_version, device.issuer)
         generation = await self.statements.note_lease_version(generation, claims.lease_version or 1)
-        node = await self.statements.note_floor(node, claims.floor)
+        if judgement.outcome != "late":  # a later session has reported a counter that may be higher
+            node = await self.statements.note_floor(node, generation, claims.floor)
         if generation.state == "offered":
             return Session(chain, StatementAnswer("", ""), renewal=renewal)
         generation = await self.statements.refreshed(node, generation, body.presented, now)
@@ -198,7 +199,7 @@ class Sessions:
         The tier may be higher than that of an earlier generation, so a closed generation is refused before.
         """
         try:
-            _check_clock(claims, node)
+            _check_clock(claims, node, generation)
             self.fingerprints.check(node, generation, claims.fingerprint)
             await self.pcr_quotes.at_session(node, generation, claims, self.now())
         except (FingerprintRefused, ProofRefused, QuoteRefused) as error:
@@ -224,7 +225,7 @@ class Sessions:
         return certificate.certificate_chain
 
 
-def _check_clock(claims: ProofClaims, node: NodeRow) -> None:
-    """Check that a node with a TPM reports its clock. A node of the tier `software` has none. Raises ProofRefused."""
-    if claims.clock is msgspec.UNSET and node.tier != "software":
+def _check_clock(claims: ProofClaims, node: NodeRow, generation: GenerationRow) -> None:
+    """Check that a machine with a TPM reports its clock. A machine without one has none. Raises ProofRefused."""
+    if claims.clock is msgspec.UNSET and not without_tpm(node, generation):
         raise ProofRefused("the proof has no clock of the TPM")

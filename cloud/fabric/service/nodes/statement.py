@@ -18,7 +18,7 @@ from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import GenerationRow, NodeRow
+from cloud.fabric.store.rows import GenerationRow, NodeRow, without_tpm
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.wake import WakeRoom
 from cloud.http.guard import ClosedAnswer
@@ -78,16 +78,18 @@ class Statements:
                 await self.nodes.set_lease_version(generation.node, generation.number, version)
         return msgspec.structs.replace(generation, lease_version=version)
 
-    async def note_floor(self, node: NodeRow, reported: NvCounter | msgspec.UnsetType) -> NodeRow:
+    async def note_floor(
+        self, node: NodeRow, generation: GenerationRow, reported: NvCounter | msgspec.UnsetType
+    ) -> NodeRow:
         """Store the counter that versions the node's floor record, if it has changed. Returns the changed row.
 
         A node that reports no counter any more keeps the stored one: the next lease still promises it, so a node does
-        not shed its floor when it fills or clears the NV memory of its TPM. A node of the tier `software` has none.
+        not shed its floor when it fills or clears the NV memory of its TPM. A machine without a TPM has none.
 
         A TPM's counter never falls, and its index is fixed by the node. So a lower value or another index is recorded
         and audited: the counter was replaced, the TPM was put back from a backup, or the index was taken.
         """
-        if reported is msgspec.UNSET or node.tier == "software":
+        if reported is msgspec.UNSET or without_tpm(node, generation):
             return node
         if (reported.index, reported.value) == (node.floor_index, node.floor_value):
             return node

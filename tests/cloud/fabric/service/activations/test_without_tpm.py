@@ -10,14 +10,16 @@ from cloud.fabric.licensing.statements import TERMS
 from cloud.fabric.service.operators.tenants import Tenants
 from cloud.mtls.identity import make_csr
 from protocol.encoding import sha256_hex
+from protocol.evidence import NvCounter, qualifying_data
 from protocol.hardware import component_hmac, fingerprint
 from protocol.limits import CHALLENGE_LIFE
 from protocol.messages.activation import Activated, AwaitedApproval
 from protocol.messages.software import HeldGeneration, StartSoftwareActivation
-from protocol.signed.statements import Lease
+from protocol.signed.statements import HardwareFloor, Lease
 from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.software_machine import SERIALS, SoftwareMachine, new_key, spki_of
 from tests.cloud.fabric.support import ALICE, Machine, World, decide, run_once
+from tests.simulators.forged_evidence import pcr_quote
 
 pytestmark = pytest.mark.slow
 
@@ -355,6 +357,31 @@ async def test_a_machine_that_gains_a_tpm_stays_the_node_by_a_code_for_it(softwa
     alike = SoftwareMachine(software)
     await alike.join((await software.code()).secret)
     assert alike.node != node
+
+
+async def test_the_first_session_with_a_gained_tpm_is_judged_by_the_tpm(software: World) -> None:
+    """The node has the tier `software` until the confirm. The profile requires quotes, which is why the TPM was added."""
+    machine = SoftwareMachine(software)
+    await machine.join((await software.code()).secret)
+    policies = software.parts.operators.pcr_policies
+    await policies.set_policy(ALICE, software.tenant, schemas.SetPcrPolicy("require", "standard"))
+    chip = Machine(software, lease_version=2, floor=NvCounter(0x01A00007, "000b" + "ab" * 32, 4))
+    chip.fingerprint = fingerprint(machine.salt, CHANGED)
+    challenge = await chip.start((await software.code(readmit=machine.node)).secret)
+    proof = chip.proof(challenge)
+    quote = pcr_quote(chip.ak, qualifying_data(chip.secret, challenge.activation, proof.csr))
+    await chip.prove(challenge, msgspec.structs.replace(proof, pcr_quote=quote))
+    sessions = software.parts.nodes.sessions
+    with pytest.raises(errors.ProofRefused, match="no clock of the TPM"):
+        await sessions.open_session(chip.ask_for_session(clock=msgspec.UNSET))
+    nonce = sessions.make_nonce().nonce
+    opened = await sessions.open_session(
+        chip.ask_for_session(nonce=nonce, pcr_quote=pcr_quote(chip.ak, nonce.encode()))
+    )
+    peer = software.peer(opened.certificate_chain[0])
+    lease = software.verified(await software.parts.nodes.confirmations.confirm(peer, chip.ask()), peer)
+    assert isinstance(lease, Lease)
+    assert lease.floor == HardwareFloor(index=0x01A00007), "the first lease names the counter"
 
 
 FORGED: dict[str, tuple[dict[str, object], str]] = {

@@ -128,6 +128,21 @@ async def test_a_counter_that_falls_or_changes_its_index_is_audited_and_shown(wo
     assert second == first + timedelta(hours=1)
 
 
+async def test_a_session_that_a_later_one_overtook_reports_no_counter(world: World) -> None:
+    """The agent has asked again after a time-out, and has advanced its counter in between."""
+    machine = Machine(world, lease_version=2, floor=FLOOR)
+    await machine.join((await world.code()).secret)
+    world.clock.forward(timedelta(seconds=2))
+    slow = machine.ask_for_session()
+    machine.floor = msgspec.structs.replace(FLOOR, value=7)
+    world.clock.forward(timedelta(seconds=2))
+    await machine.session()
+    await world.parts.nodes.sessions.open_session(slow)
+    node = await world.node(machine.node)
+    assert (node.floor_value, node.floor_reset_at) == (7, None)
+    assert "node.floor_reset" not in await world.actions(machine.node)
+
+
 @pytest.mark.parametrize(
     "changes", [{"index": 0x81000001}, {"index": 0}, {"value": 0}, {"value": 2**63}, {"name": "00" * 67}]
 )
