@@ -15,6 +15,7 @@ Only the signed statement in a `CloudRefused` can change the state of the licenc
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import urlsplit
@@ -186,10 +187,11 @@ class Service:
     """One service of the cloud, over one HTTP client, which is made when the first connection is open.
 
     A service with a session certificate in its context acts as the node. A service without one is anonymous.
+    `make_context` is called once, when the first connection is open: a start without the cloud needs no TLS.
     """
 
-    def __init__(self, context: NodeContext, base_url: str) -> None:
-        self._context = context
+    def __init__(self, make_context: Callable[[], NodeContext], base_url: str) -> None:
+        self._make_context = make_context
         self._client: httpx.AsyncClient | None = None
         self._scopes: set[trio.CancelScope] = set()
         self._closed = False
@@ -276,7 +278,7 @@ class Service:
             from node.link import http
 
             if self._client is None:
-                self._client = http.http_client(self._context, self.base_url, opened)
+                self._client = http.http_client(self._make_context(), self.base_url, opened)
             return await http.exchange(
                 self._client,
                 method,
@@ -418,9 +420,10 @@ def connect(
         session: session key and certificate chain (DER, leaf first) for TLS client authentication; None for an
             anonymous client.
     """
-    context: NodeContext = client_context(bundle, name, window)
-    if session is not None:
-        key, chain = session
-        key.use(context, chain)
     base_url = urls.fabric if name == "fabric" else urls.breakwater
-    return Service(context, base_url)
+    if session is None:
+        return Service(partial(client_context, bundle, name, window), base_url)
+    context = client_context(bundle, name, window)
+    key, chain = session
+    key.use(context, chain)
+    return Service(lambda: context, base_url)
