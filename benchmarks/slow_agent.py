@@ -20,7 +20,7 @@ import trio
 from benchmarks.figures import progress
 from lab.processes import BIN, StepFailed
 from node.agent import Agent
-from node.cli.main import _collect_garbage
+from node.cli.main import _COLLECTED_AT_A_START, _collect_garbage
 from node.clock import utc_now
 from node.config import Config
 from node.exchanges.activation import activate
@@ -211,7 +211,7 @@ async def _until(event: Callable[[], bool]) -> None:
 
 def main() -> int:
     """Run the operations, and print the report as JSON."""
-    gc.disable()  # as `cascadia run` does until it is READY
+    gc.set_threshold(*_COLLECTED_AT_A_START)  # as `cascadia run` until READY
     settings = msgspec.json.decode(sys.argv[1], type=Settings)
     steps = Steps()
     trio.run(_run, settings, steps, instruments=[steps])

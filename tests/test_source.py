@@ -70,7 +70,7 @@ def test_only_the_listed_files_use_tls_internals(trees: dict[Path, ast.Module]) 
 
 def test_only_the_port_of_the_tpm_makes_connections_and_contexts(trees: dict[Path, ast.Module]) -> None:
     """The port refuses commands in the thread of an event loop, and nothing in the node passes it by."""
-    makers = {"ESAPI", "FAPI", "PyTCTI", "TCTILdr"}
+    makers = {"ESAPI", "Esys", "FAPI", "PyTCTI", "TCTILdr"}
     found = {
         (str(path), name)
         for path, tree in trees.items()
@@ -85,6 +85,48 @@ def test_only_the_port_of_the_tpm_makes_connections_and_contexts(trees: dict[Pat
         ("node/hwbind/tpm.py", "ESAPI"),
         ("node/hwbind/tpm.py", "PyTCTI"),
     }
+
+
+LATER = {
+    *("h11", "httpcore", "httpx", "pyudev", "securesystemslib", "tuf"),
+    *("node.exchanges.activation", "node.exchanges.challenge", "node.exchanges.software", "node.hwbind.endorsement"),
+    *("node.link.http", "node.local.exchange", "node.local.openapi", "node.trust.update"),
+}
+"""Modules and libraries that an agent imports after its start: when it is READY, or at their first use."""
+
+
+def test_a_start_of_the_agent_imports_nothing_that_comes_later(trees: dict[Path, ast.Module]) -> None:
+    names = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): tree for path, tree in trees.items()}
+    found: set[str] = set()
+    waiting = ["node.cli.main", "node.startup", "node.system.hardening", "node.disk.credentials"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _imported(names[name]) if name in names else ()
+    assert "node.agent" in found
+    assert not {name for name in found for later in LATER if name == later or name.startswith(f"{later}.")}
+    assert {later for later in LATER if later.startswith("node.")} <= set(names)
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """The modules that the import of a module imports: not those in functions, and not those for type checkers."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                continue
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                continue
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str() as module, names=names):
+                yield module
+                yield from (f"{module}.{alias.name}" for alias in names)
+            case _:
+                pass
+        waiting += ast.iter_child_nodes(node)
 
 
 def test_the_folder_of_packages_is_not_a_python_package() -> None:

@@ -26,6 +26,11 @@ from node.system.openssl import forget_settings
 from node.system.signals import strays_ignored
 from node.text import shown
 
+_COLLECTED_USUALLY = gc.get_threshold()
+_COLLECTED_AT_A_START = (5_000, 1_000, 1_000)
+"""Thresholds of garbage collection. A start collects young objects only: a collection of all objects walks everything
+that was imported, and the usual thresholds take 7 % of the start."""
+
 
 async def _with_state(
     config: Config, work: Callable[..., Awaitable[Any]], *, creates: bool = False, owns: bool = True
@@ -106,10 +111,13 @@ async def _run(config: Config, args: argparse.Namespace) -> int:
 
 
 def _collect_garbage() -> None:
-    """Collect garbage once after the start, exempt the objects that remain, and collect automatically from now on."""
-    gc.collect()
+    """Exempt the objects of the start from garbage collection, and collect as usual from now on.
+
+    A full collection would stop the event loop for some tens of milliseconds.
+    """
+    gc.collect(0)
     gc.freeze()
-    gc.enable()
+    gc.set_threshold(*_COLLECTED_USUALLY)
 
 
 async def _own_status(config: Config) -> dict[str, Any]:
@@ -275,8 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     an error it has printed, and after a usage error.
     """
     forget_settings()
-    # A start makes hardly any garbage. The collector would take 7 % of its time.
-    gc.disable()
+    gc.set_threshold(*_COLLECTED_AT_A_START)
     try:
         arguments = sys.argv[1:] if argv is None else argv
         args = parser(only=arguments[0] if arguments and arguments[0] in _COMMANDS else "").parse_args(arguments)
@@ -287,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
         with never_blocking(logging.INFO), strays_ignored():
             return _execute(args)
     finally:
-        gc.enable()
+        gc.set_threshold(*_COLLECTED_USUALLY)
 
 
 def _execute(args: argparse.Namespace) -> int:
