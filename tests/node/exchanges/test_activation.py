@@ -87,10 +87,18 @@ async def test_from_a_file_to_an_open_gate(state: State, tpm: Tpm, file: Path, f
     ]
 
 
-async def test_again_is_the_next_generation(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
+async def test_again_is_the_next_generation_and_begins_at_the_time_of_the_file(
+    state: State, tpm: Tpm, file: Path, fabric: Fabric
+) -> None:
+    """The cloud signed a time of 2080 by mistake. Every certificate has then ended at `low`."""
+    forget_floors(tpm.tcti)
+    ahead = utc_now() + 20_000 * DAY
+    state.floors.time = lambda: first_floor(ahead)
     await run(state, tpm, file)
-    licence = await run(state, tpm, file)
+    assert load_licence(State(state.directory)).time.low() >= ahead
+    licence = await run(State(state.directory), tpm, file)
     assert (licence.identity.generation, fabric.confirmed) == (2, 2)
+    assert load_licence(State(state.directory)).time.low() < utc_now()
 
 
 class CutOffError(Exception):
@@ -432,10 +440,13 @@ async def test_no_power_cut_in_an_activation_leaves_a_lease_without_its_floor(
     cuts: list[tuple[str, Path, NvCounter | None]] = []
 
     def hook(name: str, stage: faults.Stage) -> None:
+        # Before the counter there is no floor. The state before a step is that after the step before it.
+        if stage == "before" or not (cuts or name == "node.floor.establish"):
+            return
         copy = tmp_path / f"cut-{len(cuts)}"
         shutil.copytree(state.directory, copy)
         held = off_loop(lambda: port.call(lambda esys: counter.find(esys, f"{DOMAIN}/{NODE}")))
-        cuts.append((f"{stage} {name}", copy, held))
+        cuts.append((name, copy, held))
 
     with hooked(hook):
         await run(state, tpm, file)
@@ -451,23 +462,8 @@ async def test_no_power_cut_in_an_activation_leaves_a_lease_without_its_floor(
     offered = fabric.proofs[-1].floor
     assert isinstance(offered, NvCounter), "the session before the confirmation names the counter"
     points = [point for point, _, _ in cuts]
-    assert points.index("after node.floor.count") < points.index("before node.confirm.send")
+    assert points.index("node.floor.count") < points.index("node.confirm.send")
     assert "T-99" not in state.floors.status().undefended
-
-
-async def test_another_activation_mends_a_floor_that_the_clouds_clock_has_moved_ahead(
-    state: State, tpm: Tpm, file: Path, fabric: Fabric
-) -> None:
-    """The cloud signed a time of 2080 by mistake. Every certificate has then ended at `low`."""
-    forget_floors(tpm.tcti)
-    ahead = utc_now() + 20_000 * DAY
-    state.floors.time = lambda: first_floor(ahead)
-    await run(state, tpm, file)
-    assert load_licence(State(state.directory)).time.low() >= ahead
-    await run(State(state.directory), tpm, file)
-    mended = load_licence(State(state.directory))
-    assert mended.time.low() < utc_now()
-    assert mended.identity.generation == 2
 
 
 async def test_a_floor_record_that_is_not_complete_is_said(
