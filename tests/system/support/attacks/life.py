@@ -283,7 +283,7 @@ def _taken(life: Life, attack: Attack, step: Step, *, agent: bool) -> Seen:
         confirmed = look_at_agent(machine, attack)
         assert seen in (None, confirmed), f"{seen} without an agent, and {confirmed} with one"
         seen = confirmed
-    if step.mended and (life.reachable or life.site.whole):
+    if step.mended and life.site.whole:
         life.reach(yes=True)
         life.live(step.stage, step.mended)
     return seen
