@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 
+import msgspec
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -150,7 +151,9 @@ class FloorMemory:
 
     def _adopt(self, record: Record, judged: Fit) -> None:
         self._record, self._found, self._judged = record, Found((record,)), judged
-        self._counter, self._raised_at = record.counter, self._elapsed()
+        missing = 1 if judged.state == "unfinished" else 0
+        self._counter = msgspec.structs.replace(record.counter, value=record.counter.value - missing)
+        self._raised_at = self._elapsed()
 
 
 def label_of(holder: Holder) -> str:

@@ -89,8 +89,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         since: the time of the first of these increments.
         written_at: the wall clock's time.
         time: the floor of trusted time; None without one.
-        begun: the generation that had a record before its first lease, so every lease of it names the counter. 0 for a
-            generation whose counter came later.
+        begun: the generation, if every lease of the node in this directory names the counter: the first record came
+            before the first lease. 0 if the counter came later. It stays 0 in later generations, because the directory
+            of an earlier one can be put back.
     """
 
     version: int = 1
@@ -352,10 +353,10 @@ def next_record(
 ) -> Record:
     """The record after `before`, one above the counter's present value. `counter` is the TPM's answer.
 
-    `before` keeps the streams that this version of the agent does not know, and the counts. With `first` the generation
-    has no lease yet.
+    `before` keeps the streams that this version of the agent does not know, and the counts. With `first` the node has no
+    lease in this directory yet.
     """
-    before_lease = first or (before is not None and before.generation < holder.generation)
+    from_the_start = first or (before is not None and before.begun == before.generation)
     raised = (*(before.raised if before is not None else ()), now)[-RAISED_PER_DAY_MAX:]
     streams: Mapping[str, tuple[Entry, ...]] = before.streams if before is not None else {}
     return Record(
@@ -371,7 +372,7 @@ def next_record(
         since=before.since if before is not None else now,
         written_at=now,
         time=time if time is not None or before is None else before.time,
-        begun=holder.generation if before_lease else before.begun if before is not None else 0,
+        begun=holder.generation if from_the_start else 0,
     )
 
 
@@ -409,7 +410,7 @@ class FloorStatus(msgspec.Struct, frozen=True, kw_only=True):
 UNDEFENDED = ("T-90", "T-91", "T-92", "T-96", "T-98", "T-99")
 """Attacks without a defence on a machine with a hardware floor. `docs/threat-model.md` has the bound of each."""
 UNDEFENDED_FROM_THE_START = ("T-90", "T-91", "T-92", "T-96", "T-98")
-"""The same for a generation that had a floor record before its first lease."""
+"""The same for a node that had a floor record before its first lease."""
 UNDEFENDED_WITHOUT_COUNTER = ("T-90", "T-91", "T-92", "T-96", "T-97", "T-98")
 """The same for a TPM without a floor counter."""
 UNDEFENDED_IN_SOFTWARE = ("T-90", "T-94", "T-95", "T-96", "T-97")

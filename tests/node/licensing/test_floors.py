@@ -228,6 +228,23 @@ def test_the_next_record_keeps_counts_and_unknown_streams() -> None:
     assert after.raised == (T0, T0 + DAY)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_later_generation_is_defended_from_the_start_if_the_earlier_one_is(first: bool) -> None:
+    """The directory of an earlier generation, from before its counter, can be put back, and the counter removed."""
+    made: Record | None = None
+    for generation in (1, 1, 2, 2, 3):
+        made = floors.next_record(
+            made,
+            holder=HOLDER.of_generation(generation),
+            counter=at(8),
+            entries=(),
+            boot="boot-1",
+            now=T0,
+            first=first and made is None,
+        )
+        assert ("T-99" in floors.undefended(made, present=True)) is not first, generation
+
+
 def test_a_day_has_24_increments_that_are_not_urgent() -> None:
     current = record(raised=(), writes=0)
     hour = timedelta(hours=1)

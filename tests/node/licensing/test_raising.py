@@ -331,6 +331,8 @@ async def test_a_refusal_before_the_first_lease_stops_no_activation(
         monkeypatch.setattr(counter, "advance", lambda *_: (_ for _ in ()).throw(TpmBusy("the NV memory")))
     await keeper.begin(site.identity, None)
     assert [one.code for one in site.conditions.current()] == [NOT_RAISED]
+    assert keeper.counter is not None
+    assert keeper.counter.value == site.value, "a session reports the value that the TPM has"
     monkeypatch.undo()
     keeper.use(site.identity)
     keeper.note(LEASE)
