@@ -32,6 +32,8 @@ from tests.shared_chips import shared_chip
 from tests.simulators.fabric import DAY, Fabric, Reply, Request, always, hang, refused, utc_now
 from tests.waiting import stays, until
 
+pytestmark = pytest.mark.slow
+
 SESSIONS = "/v1/node/sessions"
 EVENTS = "/v1/node/events"
 
@@ -174,7 +176,6 @@ async def test_without_the_cloud_it_starts_on_its_lease(agent: Agent, fabric: Fa
         assert (agent.contact.failures, agent.contact.last_contact_at) == (1, None)
 
 
-@pytest.mark.slow
 async def test_a_cloud_that_hangs_holds_a_start_up_for_the_settling_time_only(
     config: Config, state: State, tpm: Tpm, fabric: Fabric
 ) -> None:
@@ -273,7 +274,6 @@ async def test_a_start_on_a_bad_tpm(config: Config, state: State, failing: Faili
         assert [condition.code for condition in agent.status().conditions] == [fault.code]
 
 
-@pytest.mark.slow
 async def test_on_another_machine_the_gate_stays_closed(
     config: Config, state: State, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -316,7 +316,6 @@ async def assert_pause_between_polls(agent: Agent, fabric: Fabric, pause_seconds
         await until(f"{polls_min} polls", lambda: polls() >= polls_min)
 
 
-@pytest.mark.slow
 async def test_a_wake_channel_that_never_waits_is_not_asked_in_a_loop(agent: Agent, fabric: Fabric) -> None:
     async def at_once(_: Request) -> Reply:
         fabric.cursor += 1
@@ -326,7 +325,6 @@ async def test_a_wake_channel_that_never_waits_is_not_asked_in_a_loop(agent: Age
     await assert_pause_between_polls(agent, fabric, POLL_PAUSE_SECONDS, 3)
 
 
-@pytest.mark.slow
 async def test_a_wake_channel_that_is_refused_is_not_asked_in_a_loop(agent: Agent, fabric: Fabric) -> None:
     fabric.answers[EVENTS] = refused("not_found")
     await assert_pause_between_polls(agent, fabric, schedule.WAKE_RETRY_SECONDS, 1)
@@ -439,7 +437,6 @@ def test_the_keys_are_real(tpm: Tpm, machine: Machine) -> None:
     assert off_loop(lambda: tpm.call(lambda esys: keys.sign(esys, machine.node_key, b"x")))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_heartbeat")
 async def test_without_an_answer_since_its_start_the_agent_retries_before_the_slot(
     agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
@@ -455,7 +452,6 @@ async def test_without_an_answer_since_its_start_the_agent_retries_before_the_sl
         await stays("no further request", lambda: len(fabric.requests) == asked, 0.2)
 
 
-@pytest.mark.slow
 async def test_a_poll_that_is_cut_is_opened_again_soon_and_is_shorter(
     agent: Agent, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:

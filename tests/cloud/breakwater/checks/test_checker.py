@@ -52,6 +52,8 @@ from tests.cloud.breakwater.support import (
 )
 from tests.cloud.engines import ENGINES
 
+pytestmark = pytest.mark.slow
+
 MINUTES = timedelta(minutes=5)
 NODES, SERVICES = "nodes-1.1", "services-1.1"
 _DEVICE = Statement("SELECT serial, certificate FROM certificate WHERE profile = 'device' AND state = 'issued'")
