@@ -14,13 +14,18 @@ _ACTIVATIONS = compiled(
     .order_by(DeniedComponent.activation, ascending=False)
     .limit(ACTIVATIONS_MAX)
 )
-PURGED_AT_ONCE = 500
-"""Rows that one statement deletes. With SQLite it blocks the event loop for a few milliseconds."""
+PURGED_AT_ONCE = 50
+"""Activations whose rows one statement deletes. With SQLite it blocks the event loop for a few milliseconds."""
 _IN_FORCE = Activation.select(Activation.id).where(Activation.state == "denied")
 _ENDED = (
-    DeniedComponent.select(DeniedComponent.id).where(DeniedComponent.activation.not_in(_IN_FORCE)).limit(PURGED_AT_ONCE)
+    DeniedComponent.select(DeniedComponent.activation)
+    .distinct()
+    .where(DeniedComponent.activation.not_in(_IN_FORCE))
+    .limit(PURGED_AT_ONCE)
 )
-_PURGE = compiled(DeniedComponent.delete().where(DeniedComponent.id.is_in(_ENDED)).returning(DeniedComponent.id))
+_PURGE = compiled(
+    DeniedComponent.delete().where(DeniedComponent.activation.is_in(_ENDED)).returning(DeniedComponent.id)
+)
 
 
 class DeniedStore:
@@ -45,5 +50,5 @@ class DeniedStore:
 
     async def purge(self) -> None:
         """Delete the values of activations that are not denied any more."""
-        while len(await self._engine.fetch(_PURGE)) == PURGED_AT_ONCE:
+        while await self._engine.fetch(_PURGE):
             pass
