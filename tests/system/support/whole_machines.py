@@ -92,8 +92,9 @@ class Seen(msgspec.Struct, frozen=True):
     @property
     def floor_raised(self) -> bool:
         """Whether the floor record is current, and the counter fits it."""
-        floor = (self.document or {}).get("floor") or {}
-        return floor.get("standing") == "current" and "floor_not_raised" not in self.conditions
+        if self.document is None:
+            return False
+        return self.document["floor"]["record_state"] == "current" and "floor_not_raised" not in self.conditions
 
     def seconds_to(self, date: str) -> float:
         """The seconds until a date of the lease, by the clock of this machine."""
