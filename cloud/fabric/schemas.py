@@ -240,7 +240,8 @@ class Node(msgspec.Struct, frozen=True):
     floor_value: int = 0
     """Last reported value of this counter."""
     floor_reset_at: datetime | None = None
-    """Last time at which the node reported a lower value than before, or another index. Null if it never did."""
+    """Last time at which the node reported a lower value than before, or another index. A further report within an hour does
+    not change it. Null if it never did."""
     clone_cause: Literal[NoCause, CloneCause] = ""
     """Why a clone of the node is suspected. Empty if none is."""
 

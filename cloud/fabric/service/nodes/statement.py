@@ -4,7 +4,7 @@ A fetch usually writes nothing. The answer is the stored statement, with a fresh
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -29,6 +29,9 @@ from protocol.ids import NodeId, NodeSpiffeId
 from protocol.limits import CLOCK_SKEW
 from protocol.messages.sessions import Ask, Events, StatementAnswer
 from protocol.signed.statements import LEASE_VERSION
+
+RESET_AUDIT_PERIOD = timedelta(hours=1)
+"""Time after an audited fall of a floor counter in which another fall is neither recorded nor audited."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +90,17 @@ class Statements:
         not shed its floor when it fills or clears the NV memory of its TPM. A machine without a TPM has none.
 
         A TPM's counter never falls, and its index is fixed by the node. So a lower value or another index is recorded
-        and audited: the counter was replaced, the TPM was put back from a backup, or the index was taken.
+        and audited, at most once in RESET_AUDIT_PERIOD: the counter was replaced, the TPM was put back from a backup, or
+        the index was taken.
         """
         if reported is msgspec.UNSET or without_tpm(node, generation):
             return node
         if (reported.index, reported.value) == (node.floor_index, node.floor_value):
             return node
         reset = node.floor_index != 0 and (reported.index != node.floor_index or reported.value < node.floor_value)
+        # Bounds the audit entries of a node that reports any value it likes.
+        quiet = node.floor_reset_at is not None and self.now() < node.floor_reset_at + RESET_AUDIT_PERIOD
+        reset = reset and not quiet
         reset_at = self.now() if reset else node.floor_reset_at
         with fault_point("fabric.session.floor"):
             async with self.transaction(node_key(node.id)):

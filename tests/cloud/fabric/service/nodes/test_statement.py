@@ -121,10 +121,12 @@ async def test_a_counter_that_falls_or_changes_its_index_is_audited_and_shown(wo
     assert (count, first is not None) == (1, True)
     assert await shown(value=8) == (1, first)
     assert await shown(value=12) == (1, first), "a later value is no reset"
-    world.clock.forward(timedelta(hours=1))
+    assert first is not None
+    world.clock.forward(first + timedelta(hours=1, seconds=-1) - world.clock())
+    assert await shown(value=3) == (1, first), "once an hour"
+    world.clock.forward(timedelta(seconds=1))
     count, second = await shown(index=0x01A00008, value=13)
     assert count == 2
-    assert first is not None
     assert second == first + timedelta(hours=1)
 
 
