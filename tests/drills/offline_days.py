@@ -42,7 +42,7 @@ PROGRAM = runpy.run_path(str(Path(__file__).parents[2] / "demo" / "licensed_prog
 """The sample of licensed software: its names, as a vendor's program has them."""
 DENIED: str = PROGRAM["DENIED"]
 
-USUAL_TIME = "10 min"
+USUAL_TIME = "4 min"
 MINUTES_MAX = 60.0
 
 TIERS: tuple[Tier, ...] = ("attested", "tpm", "software")

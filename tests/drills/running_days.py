@@ -35,7 +35,7 @@ from tests.drills.frame import Figure, Outcome, Say
 from tests.simulators.fabric import DAY
 from tests.simulators.virtual_days import SLOT_SECONDS, VirtualSite
 
-USUAL_TIME = "10 min"
+USUAL_TIME = "3 min"
 MINUTES_MAX = 90.0
 
 JUMP_SECONDS = 50
