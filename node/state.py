@@ -137,14 +137,12 @@ class State:
             log.warning("%s", text)
 
     def start_time(self, floor: TimeFloor, hardware: HardwareCheck | None, clocks: Clocks) -> None:
-        """Begin trusted time from a floor and from the record of this boot. The owner of the state makes the record."""
+        """Begin trusted time from a floor and from the record of this boot."""
         boot = None if hardware is None else hardware.boot
         self._boot_time = None if boot is None else BootTimeRecord(boot)
         self.time = TrustedTime(floor, clocks, self._boot_time.load() if self._boot_time else None)
         if hardware is not None:
             hardware.time = self.time
-        if self._owned:
-            self.save_time()
 
     def _low(self) -> datetime:
         """The time at which the published trust must not have expired."""
@@ -284,12 +282,16 @@ class State:
             self._load_floors(found, trust.value, again=True)
         kept = self.floors.time_floor or self._kept_time.load() or first_floor(BUILT_AT)
         self.start_time(kept, hardware, clocks)
+        licence = None
         if current is not None:
             licence = self.licence_of(current, trust, hardware, confirmed=True)
-            if pending is None or not licence.revoked:
-                return licence
-        if pending is not None:
-            return self.licence_of(pending, trust, hardware, confirmed=False)
+        if pending is not None and (licence is None or licence.revoked):
+            licence = self.licence_of(pending, trust, hardware, confirmed=False)
+        if licence is not None:
+            # The dates of the stored statements have moved the time. The owner of the state makes the record.
+            if self._owned:
+                self.save_time()
+            return licence
         raise NotActivated("cannot find an identity: this machine is not activated")
 
     def make_current(self, generation: int) -> None:

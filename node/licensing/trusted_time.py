@@ -323,6 +323,7 @@ class TrustedTime:
             if at >= least_high_of(self.floor):
                 self._floor = signed(self._floor, self.low(), at, self._clock(asleep=True))
             self._raise(at, at)
+            self._boot = self._record()
 
     def _raise(self, low: datetime, least_high: datetime) -> None:
         self._least_high = (max(least_high, self.least_high()), self._clocks.boot_seconds())

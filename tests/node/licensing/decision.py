@@ -270,8 +270,11 @@ class Decision(RuleBasedStateMachine):
         self._the_state_follows_signed_statements(state, gate_open=gate_open)
         self._a_revocation_is_left_by_an_activation_only(state, gate_open=gate_open)
         self._no_floor_falls(gate_open=gate_open)
-        self._trusted_time_does_not_run_backwards()
-        self._trusted_time_is_right(gate_open=gate_open)
+        if self.site.fault is None:
+            self._trusted_time_does_not_run_backwards()
+            self._trusted_time_is_right(gate_open=gate_open)
+        else:
+            self._forget_run()
 
     def _the_state_follows_signed_statements(self, state: str, *, gate_open: bool) -> None:
         site = self.site
@@ -309,7 +312,7 @@ class Decision(RuleBasedStateMachine):
             assert low >= self.low[1]
         if self.high is not None and self.high[0] == boot and not corrected:
             assert high >= self.high[1]
-        if site.fault is None and site.standing in ("current", "unfinished"):
+        if site.standing in ("current", "unfinished"):
             assert low >= self.sealed_low
         self.low = (boot, low)
         self.high = (boot, high) if time.confirmed else None

@@ -357,6 +357,16 @@ def test_a_record_of_the_boot_from_before_a_correction_does_not_count(site: Site
     assert site.time.low() == site.machine.true
 
 
+def test_a_time_that_has_passed_is_in_the_record_of_the_boot(site: Site) -> None:
+    """So a restarted agent counts the record, and the time awake since. A machine without a TPM has no other clock."""
+    site.time.passed(START + HOUR)
+    boot, kept = site.time.boot, site.time.kept
+    assert boot.floor.signed_at == START + HOUR
+    site.machine.run(HOUR)
+    low = site.time.low()
+    assert TrustedTime(kept, site.machine.clocks(), boot).low() == low
+
+
 def test_a_lost_record_of_the_boot_is_like_a_boot_with_this_wall_clock(site: Site) -> None:
     site.cloud()
     site.machine.run(20 * DAY)
