@@ -311,8 +311,8 @@ class IdentityStore:
 
         `node_key` is the new key that the certificate certifies; None means that the key stays the same. The caller has
         verified both. `endorsement` is stored with a new key, and with the same key if none was stored yet.
-        `succession` is stored with a new key. A crash leaves the old pair or the new pair. Raises as `load` and `write_atomic`; ValueError if `chain` is empty or
-        holds something else than certificates.
+        `succession` is stored with a new key. A crash leaves the old pair or the new pair. Raises as `load` and
+        `write_atomic`; ValueError if `chain` is empty or holds something else than certificates.
         """
         data = encode_chain(chain)
         directory = self.generation_dir(generation)

@@ -198,4 +198,6 @@ def _is_decided(row: ActivationRow, candidate: str, earlier: ActivationRow) -> b
 
 
 def _denied(row: ActivationRow) -> ApprovalDenied:
-    return ApprovalDenied(f"an operator denied it{': ' if row.decision_reason else ''}{row.decision_reason}")
+    """The refusal names the denied activation, perhaps an earlier one, because an operator lifts the denial by its id."""
+    reason = f": {row.decision_reason}" if row.decision_reason else ""
+    return ApprovalDenied(f"an operator denied the activation {row.id}{reason}")

@@ -279,7 +279,7 @@ async def test_a_denial_holds_for_the_machine_until_an_operator_lifts_it(softwar
     machine.serials = dict(CHANGED)  # 60 % of the denied machine
     for _ in range(2):
         again = await machine.start(code.secret)
-        with pytest.raises(errors.ApprovalDenied, match="not ours"):
+        with pytest.raises(errors.ApprovalDenied, match=f"{challenge.activation}: not ours"):
             await machine.send(again, machine.proof(again))
     await SoftwareMachine(software, serials=dict(OTHER)).waits(code.secret)  # another machine with one of its disks
     await SoftwareMachine(software).waits((await software.code(approval=True)).secret)
