@@ -267,8 +267,10 @@ class VirtualSite:
         until = time.monotonic() + SETTLE_SECONDS_MAX
         while True:
             await trio.testing.wait_all_tasks_blocked(0.002)
-            if not self._in_threads() or time.monotonic() > until:
+            if not self._in_threads():
                 break
+            if time.monotonic() > until:
+                raise TimeoutError(f"the agent still works, {SETTLE_SECONDS_MAX:.0f} s after a jump of {seconds:.0f} s")
             await trio.to_thread.run_sync(time.sleep, 0.001)
 
     def _in_threads(self) -> bool:

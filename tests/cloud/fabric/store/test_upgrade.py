@@ -1,5 +1,7 @@
-"""A database of the release before leases had a second version: it is migrated, and its rows are read as before."""
+"""A database of an earlier release is migrated: its rows are read as before, or changed as a migration says."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from cloud.fabric.store import codes as code_store
 from cloud.fabric.store import nodes as node_store
 from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.enrolled import EnrolledStore
 from cloud.fabric.store.nodes import NodeStore
 from cloud.storage import Location, Mapper, ServiceEngine, Statement
 from cloud.storage.migrate import ensure_migrated, known_ids
@@ -47,32 +50,56 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     return cluster().create() if request.param == "postgresql" else tmp_path / "fabric.sqlite"
 
 
+async def migrated_to(ids: set[str], location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the migrations `ids` in an empty database."""
+    assert known_ids("fabric") > ids
+    with monkeypatch.context() as earlier:
+        earlier.setattr("cloud.storage.migrate.known_ids", lambda _: ids)
+        assert await ensure_migrated("fabric", location)
+
+
+@asynccontextmanager
+async def opened_at(location: Location) -> AsyncIterator[ServiceEngine]:
+    """An engine of the database."""
+    engine = ServiceEngine("fabric")
+    engine.configure(location)
+    await engine.open()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
 async def test_rows_of_the_earlier_release_are_read_after_the_migration(
     location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert known_ids("fabric") > EARLIER
-    with monkeypatch.context() as earlier:
-        earlier.setattr("cloud.storage.migrate.known_ids", lambda _: EARLIER)
-        assert await ensure_migrated("fabric", location)
-    opened = ServiceEngine("fabric")
-    opened.configure(location)
-    await opened.open()
-    try:
+    await migrated_to(EARLIER, location, monkeypatch)
+    async with opened_at(location) as opened:
         await insert_earlier(opened, "code", code_store._CODE, support.code())
         await insert_earlier(opened, "node", node_store._NODE, support.node())
         await insert_earlier(opened, "generation", node_store._GENERATION, support.generation())
-    finally:
-        await opened.close()
     assert await ensure_migrated("fabric", location)
-    opened = ServiceEngine("fabric")
-    opened.configure(location)
-    await opened.open()
-    try:
+    async with opened_at(location) as opened:
         codes, nodes = CodeStore(opened), NodeStore(opened)
         assert await codes.find(support.CODE) == support.code()
         assert await nodes.find(support.NODES[0]) == support.node()
         generation = await nodes.find_generation(support.NODES[0], 1)
         assert generation == support.generation()
         assert (generation.lease_version, generation.lease_facts, generation.ek_name) == (1, "", "")
-    finally:
-        await opened.close()
+
+
+async def test_only_nodes_that_were_never_confirmed_and_hold_no_seat_lose_their_enrolled_values(
+    location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {each for each in known_ids("fabric") if each < "m0014"}
+    await migrated_to(before, location, monkeypatch)
+    lapsed = support.node(1, current_generation=0, seat_held=False)
+    begun = support.node(2, current_generation=0, seat_held=True)
+    released = support.node(3, current_generation=1, seat_held=False)
+    async with opened_at(location) as opened:
+        for node in (lapsed, begun, released):
+            await NodeStore(opened).insert(node)
+            await EnrolledStore(opened).replace(node.tenant, node.id, ("disk", f"board of {node.id}"))
+    assert await ensure_migrated("fabric", location)
+    async with opened_at(location) as opened:
+        assert await EnrolledStore(opened).nodes_with(support.TENANT, "disk") == [begun.id, released.id]

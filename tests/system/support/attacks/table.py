@@ -157,4 +157,5 @@ IN_OTHER_TESTS: dict[Kind, str] = {
     "kills": "tests/system/test_fault_walk.py",
     "bounds": "tests/system/test_revocation.py",
 }
-"""The kinds of which `make test` takes no row, and the test that has the same attack."""
+"""The kinds of which `make test` takes no row, and the test of the same defence: kills in chains, and a machine without
+its cloud that runs to the bound in its status."""
