@@ -1,9 +1,9 @@
 """Background tasks: the agent. It wires its parts, settles at the start, and runs its loops until a signal ends it.
 
 `node.settling` has the work before READY. `node.heartbeat` decides when the agent contacts the cloud. `node.exchanges`
-has the steps of each exchange. `node.licensing.verdict` judges the licence. The TPM holds the key. Before READY the agent checks the TPM and asks the cloud. A revoked node does not start. After READY the agent keeps
-running in every state of the licence; only the gate opens and closes. While the cloud cannot be reached, the dates of
-the lease decide.
+has the steps of each exchange. `node.licensing.verdict` judges the licence. The TPM holds the key. Before READY the
+agent checks the TPM and asks the cloud. A revoked node does not start. After READY the agent keeps running in every
+state of the licence; only the gate opens and closes. While the cloud cannot be reached, the dates of the lease decide.
 """
 
 import logging

@@ -159,7 +159,8 @@ class Admission:
     async def refused_in_use_case(self, bucket: Bucket | None, kind: str) -> None:
         """Count a refusal of a limit in a use case, and wait. `kind` is the kind of the caller.
 
-        A bucket without a limit for each caller is that of a service, which is answered at once. Raises Refusal at once if too many refusals wait already.
+        A bucket without a limit for each caller is that of a service, which is answered at once. Raises Refusal at once
+        if too many refusals wait already.
         """
         if bucket is not None and bucket.each is not None:
             self.on_refusal(bucket.name, kind, "use case")

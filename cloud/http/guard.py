@@ -8,8 +8,8 @@ token, or an enrolling service. An enrolling service has no certificate yet and 
 
 Only this module reads `Authorization`, and only if the list has OPERATOR or ENROLLING. The guard reads no other header.
 If the list has ANONYMOUS only, the guard does not read the client certificate. If the list has ENROLLING, the guard
-refuses a caller with a certificate. The guard runs before the body is read, and again if the body took long to arrive. The guard also applies the limits by
-caller (`cloud.http.admission`).
+refuses a caller with a certificate. The guard runs before the body is read, and again if the body took long to arrive.
+The guard also applies the limits by caller (`cloud.http.admission`).
 """
 
 import asyncio

@@ -211,7 +211,10 @@ def _make_directory(path: Path, mode: int) -> None:
 
 
 def _write_new(directory: int, name: str, data: bytes, mode: int, *, durable: bool = True) -> None:
-    """Write a new file and, if `durable`, sync it to the disk. A file that an earlier crash left under the name is removed first."""
+    """Write a new file and, if `durable`, sync it to the disk.
+
+    A file that an earlier crash left under the name is removed first.
+    """
     with suppress(FileNotFoundError):
         calls.unlink(name, directory)
     descriptor = calls.open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, directory)

@@ -9,9 +9,10 @@
     STATE/activation.json                                     an activation that has not ended
     STATE/renewal.json                                        a renewal with fresh evidence that has not ended
 
-No unencrypted private key of a TPM is stored. Every file has the mode 0600. A generation's directory is written in one durable step. One rename of
-`current.json` switches to it. The node key in force is the key that `device.pem` certifies, so one rename replaces key
-and certificate together. A torn, truncated or edited file raises StateDamaged; it is never treated as a missing file.
+No unencrypted private key of a TPM is stored. Every file has the mode 0600. A generation's directory is written in one
+durable step. One rename of `current.json` switches to it. The node key in force is the key that `device.pem` certifies,
+so one rename replaces key and certificate together. A torn, truncated or edited file raises StateDamaged; it is never
+treated as a missing file.
 
 `current.json`, `activation.json` and `renewal.json` count only if no other user could write them. The files of a
 generation are also read if another user could write them; `Identity.doubtful` then has their content, and the caller

@@ -1,7 +1,8 @@
 """Use case: open a session. For a proof by the node key the cloud returns a session certificate and the current statement.
 
 The TPM signs one proof for each session, and signs in no TLS handshake. A software key does the same. The session key
-exists in the returned object only. This module checks the certificate. The statement is returned unverified; `node.licensing.licence` verifies it.
+exists in the returned object only. This module checks the certificate. The statement is returned unverified;
+`node.licensing.licence` verifies it.
 """
 
 import secrets

@@ -301,7 +301,8 @@ def _load_statement(path: Path, holder: Holder, ring: KeyRing) -> tuple[Verified
 def _verified(path: Path, token: str, kid: str, holder: Holder, ring: KeyRing) -> Verified:
     """Verify a stored token. Raises VerificationFailed.
 
-    1. It verifies as a statement. 2. Its `kid` is the stored one. 3. It is for this node and generation, and a lease for its key and chip.
+    1. It verifies as a statement. 2. Its `kid` is the stored one. 3. It is for this node and generation, and a lease
+    for its key and chip.
     """
     try:
         verified = verify_statement(token, ring, holder.trust_domain)

@@ -2,8 +2,8 @@
 
 The driver `drivers/virt/vmgenid.c` sends a uevent KOBJ_CHANGE with `NEW_VMGENID=1` after the hypervisor has changed the
 id. Linux 6.8 has this event (commit ad6bcdad2b67). The stable kernels of April 2024 have removed it (3aadf100f93d), and
-kernels of some distributions have it. Real machines send none. Nothing depends on the hint. The agent then opens a session soon, so the cloud sees the machine
-before a long-lived session ends.
+kernels of some distributions have it. Real machines send none. Nothing depends on the hint. The agent then opens a
+session soon, so the cloud sees the machine before a long-lived session ends.
 """
 
 import errno

@@ -78,8 +78,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """The values of one certificate that its profile does not fix. Dates are whole seconds, UTC.
 
     Only an issuing CA has `ca` (its class) and `trust_domain` (its name constraint). `crl_url` is the address of the
-    root's CRL in an issuing CA or a cross-certificate; if it is empty, the certificate names no CRL. `version` is an older version only
-    when the checker reads a certificate that was issued under that version.
+    root's CRL in an issuing CA or a cross-certificate; if it is empty, the certificate names no CRL. `version` is an
+    older version only when the checker reads a certificate that was issued under that version.
     """
 
     profile: ProfileName

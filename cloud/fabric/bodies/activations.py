@@ -67,7 +67,8 @@ class Activation(msgspec.Struct, frozen=True):
     """Activation code that the machine uses."""
     state: ActivationState
     """`challenged`: no proof yet. `pending`: an operator must decide. `approved`: the machine may continue. `denied`:
-    the machine is refused with this code. `lifted`, `expired`, `failed`, `lapsed`, `superseded`: ended. `proved`, `issued`: the confirm is due. `confirmed`: in force."""
+    the machine is refused with this code. `lifted`, `expired`, `failed`, `lapsed`, `superseded`: ended. `proved`,
+    `issued`: the confirm is due. `confirmed`: in force."""
     tier: Tier
     """Tier that the evidence reaches."""
     node: str

@@ -99,8 +99,9 @@ class ActivationRow(msgspec.Struct, frozen=True):
     proved or issued -> superseded if a later generation is confirmed, or the node is revoked or released.
     `node` and the fields after it are empty until the proof, except `ek_name`: the TPM name of the EK that the
     challenge is encrypted to, in hex. It is empty without one, and in rows of earlier releases.
-    Fields from `ek_issuer` on are evidence and decision of an approval. `address` is the caller's. `candidate` is the node that the machine is recognised as, empty for a new
-    one; `matched` says by what. `seat_reserved`: the approval holds a seat of the code for the machine.
+    Fields from `ek_issuer` on are evidence and decision of an approval. `address` is the caller's. `candidate` is the
+    node that the machine is recognised as, empty for a new one; `matched` says by what. `seat_reserved`: the approval
+    holds a seat of the code for the machine.
     In the tier `software`, `ak_public` is the node key (SubjectPublicKeyInfo), and `ek_hash` a hash of that key.
     """
 
@@ -194,8 +195,9 @@ class GenerationRow(msgspec.Struct, frozen=True):
 
     `drift` compares the last reported fingerprint with that of the activation; None before the first report.
     `statement` is the signed token, empty before the first. `told_at` is the time when a request was first refused
-    with the revocation. `fingerprint` comes from the activation, `seen_fingerprint` from the last session. `trust_version` is the highest version of the published targets that the node has
-    reported. `device_issuer` is the key id of the CA of the device certificate that the last session showed.
+    with the revocation. `fingerprint` comes from the activation, `seen_fingerprint` from the last session.
+    `trust_version` is the highest version of the published targets that the node has reported. `device_issuer` is the
+    key id of the CA of the device certificate that the last session showed.
     `ek_name` is the TPM name of the EK of the activation, in hex, empty if none is known. `lease_version` is the highest
     version of leases that the node reads. `lease_facts` is the hash of what the stored lease says beside its dates
     (`cloud.fabric.licensing.statements.facts`).

@@ -35,7 +35,8 @@ def read_device_certificate(
 
     1 the certificate can be read; 2 one of `issuers` issued it and is within its dates (RFC 5280 section 6.1); 3 the
     certificate is within its dates; 4 its only extended key usage is one of `EKU_DEVICE_ACCEPTED`, so a
-    session certificate is refused; 5 it has one SPIFFE id, of a node in our trust domain; 6 the subject names that node and a generation.
+    session certificate is refused; 5 it has one SPIFFE id, of a node in our trust domain; 6 the subject names that node
+    and a generation.
     The dates are checked at each call, also those of the CA. The other steps are checked once for the same arguments.
     Raises CertificateRefused.
     """

@@ -167,8 +167,9 @@ class Renewals:
         )
 
     def claim(self, der: bytes, now: datetime) -> Claim:
-        """Read a device certificate (step 1). A certificate that has expired, or whose CA is no longer trusted, still identifies the generation.
+        """Read a device certificate (step 1).
 
+        A certificate that has expired, or whose CA is no longer trusted, still identifies the generation.
         Raises CertificateRefused.
         """
         issuers = self.current_trust.trust.node_issuers
