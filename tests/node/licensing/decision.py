@@ -77,7 +77,7 @@ class Decision(RuleBasedStateMachine):
         self.sealed: tuple[int, tuple[int, int]] = (0, (0, 0))
         self.sealed_low: datetime = START - DAY
         self.final: set[int] = set()
-        self.value = 0
+        self.value = self.noted = 0
         self.low: tuple[int, datetime] | None = None
         self.high: tuple[int, datetime] | None = None
         self.freshened = 0
@@ -171,6 +171,8 @@ class Decision(RuleBasedStateMachine):
             self._count("rekeys", away_from, crash)
             site.rekey(away_from, crash, stage)
             self._note_sealed()
+            if site.fault is None:
+                site.state.save_time()  # as the contact that follows does
 
     @rule(at=st.integers(0, 40), nonce=st.sampled_from([NONCE, "m" * 32, ""]))
     def an_old_answer_is_replayed(self, at: int, nonce: str) -> None:
@@ -384,5 +386,7 @@ class Decision(RuleBasedStateMachine):
         places = [(one.generation, (one.epoch, one.seq)) for one in entries]
         self.sealed = max([self.sealed, *places])
         self.final |= {one.generation for one in entries if one.token}
-        if record.time is not None:
+        # A signed time corrects a clock that was set forward at once, and the record at the next raise.
+        if record.time is not None and record.counter.value != self.noted:
             self.sealed_low = max(self.sealed_low, low_of(record.time))
+        self.noted = record.counter.value
