@@ -40,7 +40,7 @@ from node.licensing.floor_memory import FloorMemory, holder_of, label_of, same_n
 from node.licensing.floor_store import FloorStore
 from node.licensing.floor_writing import CounterMoved, Signed
 from node.licensing.floors import Entry, Fit, Found, Record, RecordState
-from node.licensing.trusted_time import TimeFloor
+from node.licensing.trusted_time import TimeFloor, low_of
 from protocol.evidence import NvCounter
 from protocol.faults import fault_point
 from protocol.signed.statements import Holder, Revocation, Verified
@@ -133,8 +133,9 @@ class FloorKeeper(FloorMemory):
         """
         if current is not None:
             self._least = floors.entry_of(current).place
-        if not (self._confirmed and self._may_repair):
-            self._confirmed = self._may_repair = True
+        known = self._confirmed and self._may_repair
+        self._confirmed = self._may_repair = True
+        if not known or (self._record is not None and self._signed is None and self._corrected(self._record)):
             self._wake.set()
 
     # Raising
@@ -281,7 +282,19 @@ class FloorKeeper(FloorMemory):
         if record is None or record.generation != identity.generation:
             return True
         changed = self._entries != record.streams.get(floors.STATEMENTS, ()) or record.boot != self._boot
-        return changed and floors.may_raise(record, self._clock(), self._elapsed() - self._raised_at)
+        return (changed or self._corrected(record)) and floors.may_raise(
+            record, self._clock(), self._elapsed() - self._raised_at
+        )
+
+    def _corrected(self, record: Record) -> bool:
+        """Whether a signed time has corrected the time of the record, because the TPM's clock was set forward.
+
+        Without another record, a restart of the agent in this boot takes the wrong time from this one.
+        """
+        now, stored = self.time(), record.time
+        return (
+            now is not None and stored is not None and now.signed_at > stored.signed_at and low_of(now) < low_of(stored)
+        )
 
     async def _step(self) -> None:
         """Sign the next record, or complete the signed one. Raises NodeError, TpmError, CounterMoved."""

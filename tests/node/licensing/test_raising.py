@@ -25,6 +25,7 @@ from node.licensing.floor_memory import label_of, read_counter
 from node.licensing.floor_store import FloorStore
 from node.licensing.floors import FloorView, Silent
 from node.licensing.raising import NO_COUNTER, NOT_RAISED, FloorKeeper
+from node.licensing.trusted_time import TimeFloor
 from protocol import faults
 from protocol.evidence import NvCounter
 from protocol.ids import NodeId
@@ -465,6 +466,30 @@ async def test_a_chip_without_room_has_no_floor_and_says_so(site: Site, monkeypa
     monkeypatch.undo()
     assert await keeper.raise_now()
     assert site.conditions.current() == ()
+
+
+async def test_a_corrected_time_replaces_the_time_of_the_record(site: Site) -> None:
+    # The TPM's clock was set forward by 30 days before the record was written. A signed time corrects it.
+    wrong = TimeFloor(signed_at=T0, powered_ms=30 * 86_400_000)
+    keeper, _ = site.start()
+    keeper.time = lambda: wrong
+    keeper.note(LEASE)
+    keeper.confirm_fresh(LEASE)
+    assert await keeper.raise_now()
+    value = site.value
+    site.now += timedelta(minutes=5)
+    site.uptime += 300.0
+    keeper.time = lambda: TimeFloor(signed_at=T0, powered_ms=1000)  # lower, and no signed time says so
+    assert await keeper.raise_now()
+    assert site.value == value
+    keeper.time = lambda: TimeFloor(signed_at=T0 + timedelta(minutes=5))
+    keeper.confirm_fresh(LEASE)
+    assert await keeper.raise_now()
+    assert site.value == value + 1
+    again, _ = site.start()
+    assert again.time_floor == TimeFloor(signed_at=T0 + timedelta(minutes=5))
+    assert await keeper.raise_now()
+    assert site.value == value + 1
 
 
 async def test_leases_and_boots_share_24_increments_a_day_and_suspensions_do_not(site: Site) -> None:
