@@ -156,6 +156,7 @@ class Contact:
                         await self._renewal.over_session(self._licence, self.connection.credentials)
             except SessionRefused as refused:
                 self._take_refusal(refused)
+                await self._keep_time()
                 raise refused.refusal from refused
             self.connection.outdate()
 

@@ -53,7 +53,7 @@ OFFLINE_DAYS = 70
 BACK_SECONDS_MAX = 3 * SLOT_SECONDS
 """How long after the return of the cloud the agent may take to be active."""
 NAMES = ("render", "vision", "other")
-"""Entitlements: without terms, with terms, and one that the lease does not have."""
+"""Entitlements: without terms, with terms, and a name that the lease does not have."""
 
 
 class Stage(msgspec.Struct, frozen=True):

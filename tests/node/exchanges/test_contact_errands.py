@@ -3,6 +3,7 @@
 import errno
 import threading
 from collections.abc import Callable
+from datetime import datetime
 
 import msgspec
 import pytest
@@ -31,12 +32,18 @@ from tests.simulators.fabric import (
 pytestmark = pytest.mark.slow
 
 
-async def test_a_renewal_that_is_refused_says_so(contact: Contact, fabric: Fabric) -> None:
+async def test_a_renewal_that_is_refused_says_so(
+    contact: Contact, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert await contact.attempt()
     fabric.revoke()
+    saved: list[datetime | None] = []
+    monkeypatch.setattr(contact._state, "save_time", lambda: saved.append(contact._state.time.boot.signed_at))
     with pytest.raises(CloudRefused):
         await contact.renew_device(rekey=True)
     assert contact.licence.revoked
+    # The signed time of the refusal is stored, for the next start of the agent.
+    assert saved == [contact._state.time.boot.signed_at]
 
 
 async def test_a_renewal_that_is_refused_is_silence(contact: Contact, fabric: Fabric) -> None:

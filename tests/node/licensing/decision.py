@@ -183,6 +183,7 @@ class Decision(RuleBasedStateMachine):
             freshness = site.cloud.fabric.freshness("x" * 32, token, site.generation)
             site.apply(token, freshness if nonce != NONCE else "", nonce)
             self._store()
+            site.state.save_time()  # as every contact does at its end
 
     @rule(data=st.binary(max_size=30))
     def the_network_fails(self, data: bytes) -> None:

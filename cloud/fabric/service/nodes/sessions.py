@@ -86,9 +86,9 @@ class Sessions:
         has the key that is stored for them; 8 that key signed the proof, see `protocol.messages.sessions.open_proof`;
         9 the proof names this node and generation; 10 it names this method and this Fabric's URL; 11 it names this
         CSR; 12 it carries a nonce that this cloud made a short time ago; 13 the generation is not closed; 14 the limits
-        of sessions are not reached; 15 a machine with a TPM reports its clock, a machine without one is the enrolled one
-        by its fingerprint, and the quote of the PCRs is one that the tenant's policy admits; 16 the caller is not a copy
-        of the machine that another copy goes before (`Clones`).
+        of sessions are not reached; 15 a machine with a TPM reports its clock, the fingerprint of a machine without a
+        TPM matches the enrolled one, and the tenant's policy admits the quote of the PCRs; 16 the caller is not the
+        older copy of a suspected clone (`Clones`).
         Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, GenerationClosed, TooOften, QuoteRefused,
         FingerprintRefused, HolderRefused, CsrRefused, IssuerUnavailable.
         """

@@ -221,7 +221,7 @@ def test_a_machine_put_back_whose_clock_shows_no_order_is_restored_after_the_tol
 
 
 def test_a_snapshot_of_a_session_that_the_cloud_forgot_is_no_clone(cloud: Cloud, box: Box) -> None:
-    """The cloud crashed before it stored the session. The next token names the one that was spent for it."""
+    """The cloud crashed before it stored the session. The next token names the spent token."""
     snapshot, stored = box.copy(), cloud.holders
     cloud.session(box)
     cloud.holders = stored
