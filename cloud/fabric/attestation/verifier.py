@@ -24,6 +24,9 @@ class Verifier(Protocol):
     ) -> NodeKey:
         """Check that the node key is in the chip and signed the CSR (DER), and return it."""
 
+    def verify_key_in_request(self, key: KeyEvidence, ak_public: bytes, digest: bytes, csr: bytes) -> NodeKey:
+        """As `verify_key`, for evidence over the digest of a request in place of a challenge."""
+
 
 class TpmVerifier:
     """Adapter: the checks of `ek_trust` and `evidence`."""
@@ -38,3 +41,6 @@ class TpmVerifier:
         self, key: KeyEvidence, ak_public: bytes, secret: bytes, exchange: ActivationId | RenewalId, csr: bytes
     ) -> NodeKey:
         return evidence.verify_key(key, ak_public, secret, exchange, csr)
+
+    def verify_key_in_request(self, key: KeyEvidence, ak_public: bytes, digest: bytes, csr: bytes) -> NodeKey:
+        return evidence.verify_key_in_request(key, ak_public, digest, csr)

@@ -23,6 +23,16 @@ _BY_ID = compiled(_ACTIVATION.select().where(Activation.id == param("id")))
 _BY_GENERATION = compiled(
     _ACTIVATION.select().where(Activation.node == param("node"), Activation.generation == param("generation"))
 )
+_BY_PROOF = compiled(
+    _ACTIVATION.select()
+    .where(
+        Activation.code == param("code"),
+        Activation.ek_hash == param("ek_hash"),
+        Activation.proof_hash == param("proof_hash"),
+    )
+    .order_by(Activation.id, ascending=False)
+    .limit(1)
+)
 _OVERDUE = compiled(
     _ACTIVATION.select().where(_IS_LIVE, Activation.confirm_by <= param("now")).order_by(Activation.id),
     limit=param("limit"),
@@ -205,6 +215,11 @@ class ActivationStore:
 
     async def find_by_generation(self, node: NodeId, generation: int) -> ActivationRow | None:
         row = await self._engine.fetch_one(_BY_GENERATION, node=node, generation=generation)
+        return _ACTIVATION.read_one(row)
+
+    async def find_by_proof(self, code: CodeId, ek_hash: str, proof_hash: str) -> ActivationRow | None:
+        """The newest activation of a chip with a code that the request with this hash proved."""
+        row = await self._engine.fetch_one(_BY_PROOF, code=code, ek_hash=ek_hash, proof_hash=proof_hash)
         return _ACTIVATION.read_one(row)
 
     async def made_after(self, code: CodeId, since: datetime, limit: int) -> list[datetime]:

@@ -12,7 +12,7 @@ import msgspec
 from cryptography import x509
 
 from cloud.fabric.attestation.ek_roots import trusted_roots
-from cloud.fabric.attestation.ek_trust import TenantTrust, identifiers_of
+from cloud.fabric.attestation.ek_trust import Chip, TenantTrust, identifiers_of
 from cloud.fabric.attestation.evidence import SECRET_BYTES, NodeKey
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.attestation.verifier import Verifier
@@ -50,6 +50,14 @@ class ChipChallenge(msgspec.Struct, frozen=True):
     ek_issuer: str = ""
 
 
+class CheckedChip(msgspec.Struct, frozen=True):
+    """A chip whose evidence was checked, with the hash that identifies the chip and the issuer that `issuer_of` reads."""
+
+    chip: Chip
+    ek_hash: str
+    ek_issuer: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChipChallenges:
     """Makes challenges to chips, and checks the key evidence in the answers."""
@@ -67,17 +75,35 @@ class ChipChallenges:
         `known` is the hash that identifies the chip of a node. If the evidence has an EK with this hash, only that EK
         is checked: a chip that has several EKs stays the chip of its node.
         """
+        checked = await self.checked(tenant, evidence, now, known)
+        secret = self.entropy(SECRET_BYTES)
+        blob, encrypted = self.credential(checked.chip, evidence.ak_public, secret)
+        chip = checked.chip
+        return ChipChallenge(
+            chip.tier, checked.ek_hash, sha256_hex(secret), blob, encrypted, chip.ek_name, checked.ek_issuer
+        )
+
+    async def checked(
+        self, tenant: TenantRow, evidence: EndorsementEvidence, now: datetime, known: str = ""
+    ) -> CheckedChip:
+        """Check the evidence, and return its chip. `known` is as in `make`. Raises EvidenceNotAccepted, TierNotAllowed."""
         evidence = self._of_known(tenant.id, evidence, known)
         trust = await self._trust_of(tenant, evidence)
-        secret = self.entropy(SECRET_BYTES)
         try:
             chip = self.verifier.check_chip(evidence, trust, now)
-            blob, encrypted = self.verifier.make_challenge(chip, evidence.ak_public, secret)
         except EvidenceRefused as error:
             raise evidence_error(error) from error
-        ek_hash = self.ek_hash(tenant.id, chip.ek_name)
-        issuer = issuer_of(evidence, chip.ek_public)
-        return ChipChallenge(chip.tier, ek_hash, sha256_hex(secret), blob, encrypted, chip.ek_name, issuer)
+        return CheckedChip(chip, self.ek_hash(tenant.id, chip.ek_name), issuer_of(evidence, chip.ek_public))
+
+    def credential(self, chip: Chip, ak_public: bytes, secret: bytes) -> tuple[bytes, bytes]:
+        """Encrypt a secret (SECRET_BYTES) to a checked chip and this attestation key, as `Verifier.make_challenge`.
+
+        Raises EvidenceNotAccepted.
+        """
+        try:
+            return self.verifier.make_challenge(chip, ak_public, secret)
+        except EvidenceRefused as error:
+            raise evidence_error(error) from error
 
     def _of_known(self, tenant: TenantId, evidence: EndorsementEvidence, known: str) -> EndorsementEvidence:
         """The evidence reduced to the EK with the hash `known`; the evidence as it is if it has no such EK."""
@@ -106,9 +132,16 @@ class ChipChallenges:
             verified = self.verifier.verify_key(key, ak_public, secret, row.id, csr)
         except EvidenceRefused as error:
             raise evidence_error(error) from error
-        if list(x509.load_der_x509_csr(csr).attributes):
-            # The issuer refuses such a CSR too, but only after a seat and a generation were used up.
-            raise CsrRefused("the certificate request asks for extensions or attributes. Send a request without them")
+        check_no_attributes(csr)
+        return verified
+
+    def verified_key_in_request(self, ak_public: bytes, digest: bytes, key: KeyEvidence, csr: bytes) -> NodeKey:
+        """As `verified_key`, for evidence over the digest of a request. Raises EvidenceNotAccepted, CsrRefused."""
+        try:
+            verified = self.verifier.verify_key_in_request(key, ak_public, digest, csr)
+        except EvidenceRefused as error:
+            raise evidence_error(error) from error
+        check_no_attributes(csr)
         return verified
 
     async def _trust_of(self, tenant: TenantRow, evidence: EndorsementEvidence) -> TenantTrust:
@@ -124,6 +157,15 @@ class ChipChallenges:
             allowed_ek_names=frozenset(allowed),
             tiers=frozenset(tenant.tiers),
         )
+
+
+def check_no_attributes(csr: bytes) -> None:
+    """Check that a CSR (DER) that can be read asks for nothing. Raises CsrRefused.
+
+    The issuer refuses such a CSR too, but only after a seat and a generation were used up.
+    """
+    if list(x509.load_der_x509_csr(csr).attributes):
+        raise CsrRefused("the certificate request asks for extensions or attributes. Send a request without them")
 
 
 def issuer_of(evidence: EndorsementEvidence, ek_public: bytes) -> str:

@@ -28,7 +28,21 @@ from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.wake import WakeRoom
 from cloud.mtls.peer import NodePeer
 from protocol.faults import fault_point
+from protocol.ids import NodeId, TenantId
 from protocol.messages.sessions import Ask, StatementAnswer
+
+
+class Confirming(msgspec.Struct, frozen=True, kw_only=True):
+    """A confirm of a node's generation.
+
+    `presented` is the statement that the node presents, empty for none. `actor` is the caller, for the audit.
+    """
+
+    tenant: TenantId
+    node: NodeId
+    generation: int
+    presented: str
+    actor: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,40 +70,51 @@ class Confirmations:
         check_nonce_form(ask.nonce)
         _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
         if generation.state == "offered":
-            generation = await self._commit(peer, ask)
+            confirming = Confirming(
+                tenant=peer.tenant,
+                node=peer.node,
+                generation=peer.generation,
+                presented=ask.presented,
+                actor=str(peer.spiffe),
+            )
+            generation = await self.commit(confirming)
         if generation.state == "offered":
             raise Conflict("the activation of this generation has ended")
         return await self.statements.statement(peer, ask)
 
-    async def _commit(self, peer: NodePeer, ask: Ask) -> GenerationRow:
-        activation = await self.activations.find_by_generation(peer.node, peer.generation)
+    async def commit(self, confirming: Confirming) -> GenerationRow:
+        """Make the generation the node's current one. Returns its row: of a closed generation, without a change.
+
+        Raises NodeUnknown, Conflict, CodeRefused, CodeExpired, CodeRevoked, TierNotAllowed.
+        """
+        activation = await self.activations.find_by_generation(confirming.node, confirming.generation)
         if activation is None:
             raise _ended()
         try:
-            generation = await self._committed(peer, ask, activation)
+            generation = await self._committed(confirming, activation)
         except REFUSALS:
             # The machine cannot confirm any more. The lapse frees its seat now, not after the time for the confirm.
             await self.lapses.begin(activation)
             raise
-        self.wake_room.wake(peer.node)
+        self.wake_room.wake(confirming.node)
         self.wake_background()
         return generation
 
-    async def _committed(self, peer: NodePeer, ask: Ask, activation: ActivationRow) -> GenerationRow:
+    async def _committed(self, confirming: Confirming, activation: ActivationRow) -> GenerationRow:
         """The transaction of the confirm. Code and tenant are checked in it: they may have changed since the proof."""
         reads = code_key(activation.code), tenant_key(activation.tenant)
         enrols = activation.matched in RECOGNISED_IN_PART
         machines = (machines_key(activation.tenant), chip_key(activation.ek_hash)) if enrols else ()
         with fault_point("fabric.confirm.commit"):
-            async with self.transaction(node_key(peer.node), *machines, reads=reads):
-                node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
+            async with self.transaction(node_key(confirming.node), *machines, reads=reads):
+                node, generation = await load(self.nodes, confirming.tenant, confirming.node, confirming.generation)
                 now = self.now()
                 if is_closed(node, generation) or generation.state == "confirmed":
                     return generation
                 if not (node.seat_held and await self.activations.set_confirmed(activation.id)):
                     raise _ended()
                 admitted = await self.code_checks.admitted(activation)
-                presented = self.statement_stream.presented_seq(ask.presented, node, generation)
+                presented = self.statement_stream.presented_seq(confirming.presented, node, generation)
                 node = await self.statement_stream.end_open_generations(node, generation.number - 1, now, "superseded")
                 if enrols and activation.tier != "software":
                     await self._require_free_chip(node, activation)
@@ -101,7 +126,7 @@ class Confirmations:
                     values = anchor_values(node.enrolled, admitted.tenant.fingerprint_salt)
                     await self.enrolled.replace(node.tenant, node.id, values if node.tier == "software" else ())
                 await self.audit.write(
-                    str(peer.spiffe),
+                    confirming.actor,
                     "activation.confirmed",
                     node.id,
                     node.tenant,

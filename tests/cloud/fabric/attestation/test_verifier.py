@@ -34,6 +34,20 @@ def test_each_check_is_the_packages_own() -> None:
     assert key.spki == evidence.verify_key(paper.key, AK, SECRET, ACTIVATION, paper.csr).spki
 
 
+def test_a_key_is_certified_over_the_digest_of_a_request() -> None:
+    verifier: Verifier = TpmVerifier()
+    digest = b"d" * 32
+    paper = PaperChip(ak=p256("ak"), node_key=p256("node"), extra_data=digest).prove()
+    key = verifier.verify_key_in_request(paper.key, AK, digest, paper.csr)
+    assert key.spki == evidence.verify_key_in_request(paper.key, AK, digest, paper.csr).spki
+    with pytest.raises(EvidenceRefused, match="the attestation is for another request") as caught:
+        verifier.verify_key_in_request(paper.key, AK, b"e" * 32, paper.csr)
+    assert caught.value.step == 24
+    other = signing_public(p256("other ak").public_key(), AK_ATTRIBUTES)
+    with pytest.raises(EvidenceRefused, match="did not sign"):
+        verifier.verify_key_in_request(paper.key, other, digest, paper.csr)
+
+
 def test_refusals_pass() -> None:
     verifier = TpmVerifier()
     without_roots = TenantTrust(roots=(), allowed_ek_names=frozenset(), tiers=frozenset({"attested"}))

@@ -53,6 +53,17 @@ async def test_each_step_holds_once(stores: Stores) -> None:
     assert await stores.activations.count_live(NODES[0]) == 0
 
 
+async def test_the_newest_activation_of_a_proof_is_found(stores: Stores) -> None:
+    await proved(stores, 1)
+    await proved(stores, 2)
+    row = await stores.activations.find(activation(2).id)
+    assert row is not None
+    assert await stores.activations.find_by_proof(row.code, row.ek_hash, "p") == row
+    assert await stores.activations.find_by_proof(row.code, row.ek_hash, "q") is None
+    assert await stores.activations.find_by_proof(row.code, "another chip", "p") is None
+    assert await stores.activations.find_by_proof(CodeId("code_2"), row.ek_hash, "p") is None
+
+
 async def test_activations_that_are_not_confirmed_in_time_lapse(stores: Stores) -> None:
     await proved(stores)
     assert await stores.activations.overdue(NOW, 10) == []
