@@ -81,7 +81,8 @@ async def _tpm(config: Config) -> AsyncIterator[Any]:
 
 async def _activate(config: Config, args: argparse.Namespace) -> int:
     from node.clock import utc_now
-    from node.exchanges.activation import activate, read_activation_file
+    from node.exchanges.activation import activate
+    from node.exchanges.activation_file import read_activation_file
     from node.local.documents import license_document
 
     # Before the state directory is made: a refused file changes nothing.

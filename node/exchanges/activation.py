@@ -1,94 +1,30 @@
 """Use case: activate this machine, from an activation file to a confirmed generation.
 
-The activation can be repeated after an interruption at any point. The proof is stored before it is sent, and a repeat
-with the same file sends the same bytes. The same chip remains the same node. Data from the cloud is verified before it
-is stored. The present generation and the present trust stay in force until the new generation is confirmed, so a refused
-activation changes neither the licence nor the repository and the pin.
+The activation can be repeated after an interruption at any point (`node.exchanges.enrolment`). The present generation
+and the present trust stay in force until the new generation is confirmed, so a refused activation changes neither the
+licence nor the repository and the pin.
 """
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
 import trio
 
 from node.clock import Clock
-from node.config import AGENT_VERSION, BUILT_AT
-from node.disk.files import read_bounded
-from node.disk.identity import Identity
-from node.disk.pending import ApprovalWait, PendingActivation
-from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
-from node.exchanges import approval, challenge, software
-from node.exchanges.confirmation import confirm
+from node.config import BUILT_AT
+from node.errors import NodeError, StateDamaged, StateUnsafe
+from node.exchanges.activation_file import read_activation_file
+from node.exchanges.enrolment import Enrolment, Manner, Right, Say
 from node.exits import Exit
-from node.hwbind import fingerprint, keys, presence
-from node.hwbind.errors import TpmAbsent, TpmError
-from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Tpm
 from node.licensing.boot_time import machine_clocks
-from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.raising import TPM_SECONDS_MAX
 from node.licensing.trusted_time import first_floor
-from node.link import api
-from node.link.certificates import CertificateRejected, check_device_chain
 from node.state import State
 from node.trust import published
-from node.trust.current import CurrentTrust
 from node.trust.published import TrustSet
-from protocol.codes import SecretFormatError, parse_secret
-from protocol.encoding import json_decode, json_encode, sha256_hex
-from protocol.faults import fault_point
-from protocol.limits import HELD_GENERATION_MAX
-from protocol.messages.activation import (
-    ACTIVATION_FILE_FORMAT,
-    Activated,
-    ActivationFile,
-    AwaitedApproval,
-    PinError,
-    ProveActivation,
-    StartActivation,
-    parse_pin,
-)
-from protocol.urls import UrlError, check_base_url
-
-T = TypeVar("T")
-Say = Callable[[str], None]
-
-ACTIVATION_FILE_BYTES_MAX = 16 * 1024
-_OVER = frozenset({"challenge_expired", "challenge_failed", "activation_closed", "approval_expired", "not_found"})
-"""Refusals of a stored proof after which a new exchange may still succeed with the same file."""
-_LAPSED = frozenset({"generation_closed", "conflict"})
-"""Refusals of a late confirmation after which a new exchange may still succeed with the same file."""
-
-
-class ActivationFileInvalid(NodeError):
-    """The activation file cannot be read or used."""
-
-    exit = Exit.USAGE
-    code = "activation_file_invalid"
-    next = "Ask your vendor for the file again. `cascade code create` writes it."
-
-
-class OtherNode(NodeError):
-    """The state directory is another node's, and its generation is not below this machine's new one."""
-
-    exit = Exit.HARDWARE_MISMATCH
-    code = "state_of_another_node"
-    next = (
-        "Run the same command again; each activation gets the next generation. Or move the state directory aside first; "
-        "the machine takes no second seat."
-    )
-
-
-class NotAbove(CertificateRejected):
-    """The cloud's new generation is not above the one in force."""
-
-    next = "Run the same command again; each activation gets the next generation."
 
 
 class OtherCloud(NodeError):
@@ -100,31 +36,6 @@ class OtherCloud(NodeError):
         "Use a file from the cloud that this machine belongs to. To change to the other cloud, move the state "
         "directory aside first."
     )
-
-
-def read_activation_file(path: Path) -> tuple[ActivationFile, str]:
-    """Read an activation file. Returns it with the SHA-256 (hex) of its bytes. Raises ActivationFileInvalid."""
-    try:
-        raw = read_bounded(path, ACTIVATION_FILE_BYTES_MAX)
-    except FileNotFoundError as error:
-        raise ActivationFileInvalid(f"cannot read {path}: no such file") from error
-    except StateError as error:
-        raise ActivationFileInvalid(error.text) from error
-    return parse_activation_file(raw, path), sha256_hex(raw)
-
-
-def parse_activation_file(raw: bytes, path: Path) -> ActivationFile:
-    """The activation file of these bytes. `path` is for the text of an error. Raises ActivationFileInvalid."""
-    try:
-        parsed = json_decode(raw, ActivationFile)
-        parse_secret("cac", parsed.code)
-        check_base_url(parsed.repository_url, "http", with_path=True)
-        parse_pin(str(parsed.pin))
-    except (msgspec.MsgspecError, SecretFormatError, UrlError, PinError) as error:
-        raise ActivationFileInvalid(f"cannot use {path}: {error}") from error
-    if parsed.format != ACTIVATION_FILE_FORMAT:
-        raise ActivationFileInvalid(f"cannot use {path}: this version of Cascadia does not know format {parsed.format}")
-    return parsed
 
 
 async def activate(
@@ -147,8 +58,8 @@ async def activate(
     state.floors.tpm = tpm
     try:
         manner = Manner(in_software=in_software, wait=wait)
-        exchange = _Activation(state, staged, tpm, clock, say, manner, first=in_force is None)
-        licence = await exchange.carry_out(file, file_sha256)
+        exchange = Enrolment(state, staged, tpm, clock, say, manner, first=in_force is None)
+        licence = await exchange.carry_out(Right(file.code, file_sha256))
         await staged.keep()
     finally:
         unstored = await state.saver.flush()
@@ -195,256 +106,3 @@ def _check_cloud(state: State, before: TrustSet, verified: TrustSet) -> None:
     same = before.bundle.trust_domain == verified.bundle.trust_domain
     if not (same and set(before.bundle.roots) & set(verified.bundle.roots)):
         raise OtherCloud(f"cannot use this file: the licence in {state.directory} is from another cloud")
-
-
-class Manner(msgspec.Struct, frozen=True):
-    """How the user wants to activate: with a key in a file instead of a TPM, and waiting for an operator's approval."""
-
-    in_software: bool
-    wait: bool
-
-
-class _Activation:
-    """One activation, under the trust that starts from its file's pin.
-
-    `first` is whether no trust is in force. The staged trust is then stored beside the first generation, so that an agent
-    can confirm the generation after an interruption.
-    """
-
-    def __init__(
-        self,
-        state: State,
-        staged: published.Staged,
-        tpm: Tpm,
-        clock: Clock,
-        say: Say,
-        manner: Manner,
-        *,
-        first: bool,
-    ) -> None:
-        self._state = state
-        self._staged = staged
-        self._first = first
-        self._wait = manner.wait
-        self._trust = CurrentTrust(state.directory, staged.value, state.time.low)
-        self._tpm = tpm
-        self._clock = clock
-        self._say = say
-        self._in_software = manner.in_software
-        self._hardware = HardwareCheck(tpm)
-        self._hardware.time = state.time
-
-    async def carry_out(self, file: ActivationFile, file_sha256: str) -> Licence:
-        """Resume the activation of this file, or begin one. Raises NodeError, TpmError."""
-        identity = await self._resume(file_sha256)
-        if identity is not None:
-            licence = await self._unless_ended(_LAPSED, self._confirm(identity))
-            if licence is not None:
-                return licence
-        pending = await self._prove(file, file_sha256)
-        return await self._confirm(await self._fetch(pending))
-
-    async def _unless_ended(self, codes: frozenset[str], work: Awaitable[T]) -> T | None:
-        """The result of `work`. None if the cloud refuses it with one of `codes`, because the activation has ended."""
-        try:
-            return await work
-        except api.CloudRefused as refusal:
-            if refusal.code not in codes:
-                raise
-            self._say("the interrupted activation has ended; starting a new one")
-            return None
-
-    async def _resume(self, file_sha256: str) -> Identity | None:
-        """The generation of an interrupted activation of this file; None if there is none or the cloud has ended it."""
-        identities = self._state.identities
-        try:
-            pending = identities.load_activation()
-        except StateUnsafe as error:  # The new activation replaces the file.
-            self._say(f"{error.text}; starting a new activation")
-            return None
-        if pending is None or pending.file_sha256 != file_sha256 or pending.node_key.in_software != self._in_software:
-            return None
-        # The current generation as well: after an interruption behind the switch, a second confirmation is harmless.
-        reads: tuple[Callable[[], Identity | None], ...] = (
-            lambda: self._state.pending(self._trust.value),
-            identities.current,
-        )
-        for read in reads:
-            with suppress(StateDamaged, StateUnsafe):  # an activation replaces a damaged generation
-                stored = read()
-                if stored is not None and stored.node_key == pending.node_key:
-                    self._say("continuing the interrupted activation at its confirmation")
-                    return stored
-        self._say("continuing the earlier activation: sending its proof again")
-        try:
-            return await self._unless_ended(_OVER, self._fetch(pending))
-        except (OtherNode, NotAbove) as error:
-            self._say(f"{error.text}; starting a new activation")
-            return None
-
-    async def _prove(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
-        """Get and answer a challenge. The proof is stored, and not sent yet."""
-        make = self._software_proof if self._in_software else self._tpm_proof
-        with fault_point("node.activation.start"):
-            pending = await make(file, file_sha256)
-        self._state.identities.save_activation(pending)
-        return pending
-
-    async def _software_proof(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
-        trusted = self._trust.value
-        with suppress(TpmError):
-            await self._tpm.run(keys.read_clock)
-            self._say(software.HAS_TPM)
-        self._say("making a key in a file, and reading the serial numbers of this machine")
-        held = None
-        with suppress(StateError):
-            if (number := self._held_generation()) > 0:
-                held = self._state.identities.load(number)
-        async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-            return await software.begin(service, file.code, file_sha256, held)
-
-    async def _tpm_proof(self, file: ActivationFile, file_sha256: str) -> PendingActivation:
-        tpm, trusted = self._tpm, self._trust.value
-        self._say("making keys in the TPM and reading its endorsement certificate")
-        try:
-            ak = await tpm.run(keys.create_ak)
-        except TpmAbsent as error:
-            error.advice = f"{error.advice} {software.WITHOUT_TPM}"
-            raise
-        node_key = await tpm.run(keys.create_node_key)
-        endorsement = await challenge.endorse(tpm, ak)
-        async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-            made = await challenge.start(
-                lambda evidence: service.start_activation(
-                    StartActivation(code=file.code, evidence=evidence, agent_version=AGENT_VERSION)
-                ),
-                endorsement,
-            )
-        self._say("answering the challenge with the TPM")
-        answered = await challenge.answer(tpm, ak, node_key, made)
-        ek_public = challenge.challenged_ek(endorsement, made.ek_name)
-        record = await tpm.run(lambda esys: presence.record_endorsement(esys, node_key, ek_public))
-        components = await components_in_time(seconds_max=software.FINGERPRINT_SECONDS_MAX)
-        quote = await challenge.quote(tpm, ak, made, answered)
-        proof = ProveActivation(
-            secret=answered.secret,
-            csr=answered.csr,
-            key=answered.key,
-            fingerprint=fingerprint.fingerprint(made.fingerprint_salt, components),
-            held_generation=self._held_generation() or msgspec.UNSET,
-            pcr_quote=quote,
-        )
-        return PendingActivation(
-            file_sha256=file_sha256,
-            activation=made.activation,
-            ak=ak,
-            node_key=node_key,
-            fingerprint_salt=made.fingerprint_salt,
-            proof=json_encode(proof),
-            endorsement=record,
-        )
-
-    def _held_generation(self) -> int:
-        """The highest generation in the state directory, 0 without one. What cannot be read does not count."""
-        identities = self._state.identities
-        held = [0]
-        with suppress(StateError):
-            held.append(identities.current_generation() or 0)
-        with suppress(StateError):
-            held += identities.generations()
-        return max(number for number in held if number <= HELD_GENERATION_MAX)
-
-    async def _fetch(self, pending: PendingActivation) -> Identity:
-        """Send the stored proof, verify the answer, and store the new generation beside the present one."""
-        identities, trusted = self._state.identities, self._trust.value
-        self._say("proving the key of this machine" if self._in_software else "proving that the key is in this TPM")
-        try:
-            answer = await approval.until_approved(
-                partial(self._send_proof, pending), partial(self._store_wait, pending), self._say, wait=self._wait
-            )
-        except api.CloudRefused:
-            # After any refusal this proof can succeed no more.
-            with suppress(StateError):
-                identities.clear_activation()
-            raise
-        stored = check_device_chain(
-            answer.certificate_chain,
-            trusted.bundle,
-            tenant=answer.tenant,
-            node=answer.node,
-            generation=answer.generation,
-            public_key=pending.node_key.public_key(),
-            window=self._state.time.window(),
-        )
-        self._check_generation(answer)
-        identity = Identity(
-            trust_domain=trusted.bundle.trust_domain,
-            tenant=answer.tenant,
-            node=answer.node,
-            generation=answer.generation,
-            ak=pending.ak,
-            node_key=pending.node_key,
-            chain=stored,
-            fingerprint_salt=pending.fingerprint_salt,
-            activated_at=self._clock(),
-            confirm_by=answer.confirm_by,
-            endorsement=pending.endorsement or None,
-        )
-        if self._first:
-            await self._staged.keep()
-        identities.save_generation(identity)
-        return identity
-
-    async def _send_proof(self, pending: PendingActivation) -> Activated | AwaitedApproval:
-        """Send the stored proof once, over a new connection: an operator may take days to decide."""
-        trusted = self._trust.value
-        stored = self._state.identities.load_activation() or pending
-        async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-            return await self._send(service, stored)
-
-    def _store_wait(self, pending: PendingActivation, waiting: ApprovalWait) -> None:
-        """Store that the activation waits for an operator. Raises StateError."""
-        stored = self._state.identities.load_activation() or pending
-        self._state.identities.save_activation(msgspec.structs.replace(stored, approval=waiting))
-
-    async def _send(self, service: api.Service, pending: PendingActivation) -> Activated | AwaitedApproval:
-        """Send the stored proof. A cloud of an earlier release refuses its later fields, and gets it without them."""
-        with fault_point("node.activation.prove"):
-            if pending.node_key.in_software:
-                return await service.prove_activation(pending.activation, pending.proof, in_software=True)
-            try:
-                return await service.prove_activation(pending.activation, pending.proof)
-            except api.CloudRefused as refusal:
-                proof = json_decode(pending.proof, ProveActivation)
-                first = msgspec.structs.replace(proof, held_generation=msgspec.UNSET, pcr_quote=msgspec.UNSET)
-                if refusal.code != "invalid" or proof == first:
-                    raise
-                plain = json_encode(first)
-                self._state.identities.save_activation(msgspec.structs.replace(pending, proof=plain))
-                return await service.prove_activation(pending.activation, plain)
-
-    def _check_generation(self, answer: Activated) -> None:
-        """Check that the new generation is above the present one. Raises OtherNode, NotAbove, StateError."""
-        identities = self._state.identities
-        in_force = self._state.generation_in_force(self._trust.value)
-        if answer.generation > in_force:
-            return
-        # The generation is read here and not earlier, because an activation must work after a damaged generation.
-        current = None
-        with suppress(StateDamaged, StateUnsafe):
-            current = identities.current()
-        if current is not None and current.node != answer.node:
-            with suppress(StateError):
-                identities.clear_activation()
-            raise OtherNode(
-                f"cannot store the identity of {answer.node}: {self._state.directory} holds the identity of "
-                f"{current.node}"
-            )
-        raise NotAbove(4, f"generation {answer.generation} is not above the one in force, {in_force}")
-
-    async def _confirm(self, identity: Identity) -> Licence:
-        self._say(f"confirming generation {identity.generation} of {identity.node}")
-        licence = await confirm(self._state, identity, self._trust, self._tpm, self._hardware)
-        if self._state.floors.counter is None:
-            self._say("this machine has no hardware floor: an old copy of its state directory works to its lease's end")
-        return licence

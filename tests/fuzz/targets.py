@@ -27,7 +27,7 @@ from cloud.fabric.attestation.evidence import verify_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from node.cli.show import human_entitlement, human_license, human_status
 from node.config import ConfigError, parse_file
-from node.exchanges.activation import ActivationFileInvalid, parse_activation_file
+from node.exchanges.activation_file import ActivationFileInvalid, parse_activation_file
 from node.licensing.verdict import STATES
 from node.local.client import AgentRefused, AgentUnusable, Reply, expect
 from node.local.documents import EntitlementDocument, LicenseDocument, StatusDocument, license_document

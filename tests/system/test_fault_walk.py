@@ -42,7 +42,7 @@ _EFFECTS = {
 """The calls that write durably or send, by their text. In Breakwater every writing method of a store counts as well."""
 _OTHERWISE = {
     "node/exchanges/wake_channel.py:_answer": "its caller has the fault point, node.events.send",
-    "node/exchanges/activation.py:_tpm_proof": "its caller has the fault point, node.activation.start",
+    "node/exchanges/enrolment.py:_tpm_proof": "its caller has the fault point, node.activation.start",
     "node/exchanges/renewal.py:_proof": "its caller has the fault point, node.renewal.start",
     "node/exchanges/software.py:begin_renewal": "the same",
     "node/disk/boot.py": "a record in the runtime directory; without it the agent asks the TPM",

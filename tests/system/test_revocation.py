@@ -60,7 +60,7 @@ def revocation_in(cloud: Cloud, problem: ProblemDocument, directory: Path) -> Re
 def _bootstrap(file: Path, directory: Path) -> TrustSet:
     import trio
 
-    from node.exchanges.activation import read_activation_file
+    from node.exchanges.activation_file import read_activation_file
 
     parsed, _ = read_activation_file(file)
     return trio.run(published.stage, parsed.repository_url, parsed.pin, directory).value

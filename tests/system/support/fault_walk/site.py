@@ -26,7 +26,7 @@ from node.disk.chain import decode_chain
 from node.disk.identity import IdentityStore
 from node.disk.pending import PendingActivation
 from node.errors import StateDamaged
-from node.exchanges.activation import read_activation_file
+from node.exchanges.activation_file import read_activation_file
 from node.exchanges.session import Credentials, fresh_nonce, open_session
 from node.hwbind import evidence
 from node.hwbind.tpm import Tpm
