@@ -55,6 +55,8 @@ COMPONENT_CHARS_MAX = 64
 AGENT_VERSION_CHARS_MAX = 256
 PCR_FAULT_CHARS_MAX = 256
 """Longest reason why a TPM made no PCR quote."""
+ID_CHARS_MAX = 64
+"""Longest text that is read as an id. An id has a prefix and 26 letters."""
 CODE_CHARS_MAX = 256
 """An activation code has less than 100 characters."""
 NAME_CHARS_MAX = 128

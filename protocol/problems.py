@@ -5,6 +5,7 @@ request. It treats every other code as "the cloud cannot be reached at the momen
 state of a licence; only the signed statement in it can.
 """
 
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -42,9 +43,13 @@ class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """Signed statement that explains the refusal, as a JWS, if there is one."""
     freshness: str = ""
     """Freshness of that statement over the node's nonce, as a JWS, if there is one."""
+    allowed_at: datetime | None = None
+    """Time from which a repeat may succeed, if a rule sets one."""
 
 
-def document(kind: ProblemKind, detail: str = "", statement: str = "", freshness: str = "") -> ProblemDocument:
+def document(
+    kind: ProblemKind, detail: str = "", statement: str = "", freshness: str = "", allowed_at: datetime | None = None
+) -> ProblemDocument:
     """The problem document of a code."""
     return ProblemDocument(
         type=TYPE_PREFIX + kind.code,
@@ -55,6 +60,7 @@ def document(kind: ProblemKind, detail: str = "", statement: str = "", freshness
         next=kind.next,
         statement=statement,
         freshness=freshness,
+        allowed_at=allowed_at,
     )
 
 
@@ -136,6 +142,19 @@ _KINDS = (
         "Undo the change of hardware, or activate the machine again; an operator must then approve it.",
     ),
     ProblemKind(
+        "recovery_refused",
+        403,
+        "This machine cannot recover the node",
+        "The refusal names the reason, and the time at which a repeat may succeed if there is one. An operator decides "
+        "with `cascade recovery`, or makes an activation code.",
+    ),
+    ProblemKind(
+        "recovery_code_refused",
+        403,
+        "The recovery code is not accepted",
+        "Check the code; it works for one node and once. Ask the operator for another one.",
+    ),
+    ProblemKind(
         "csr_refused", 403, "The certificate request is not accepted", "Correct the part that the named check refuses."
     ),
     # Sessions.
@@ -205,6 +224,8 @@ Code = Literal[
     "approval_denied",
     "approval_expired",
     "fingerprint_refused",
+    "recovery_refused",
+    "recovery_code_refused",
     "csr_refused",
     "proof_refused",
     "certificate_refused",

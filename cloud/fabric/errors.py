@@ -21,6 +21,8 @@
     │   ├── ApprovalDenied         an operator denied the activation of this machine with this code
     │   ├── ApprovalExpired        no operator decided in time, or the approved machine did not return in time
     │   ├── FingerprintRefused     a software node does not match its enrolled fingerprint
+    │   ├── RecoveryRefused        the machine cannot recover the node; `allowed_at` is the time of a repeat, or None
+    │   ├── RecoveryCodeRefused    unknown, used, expired, or for another node: all get the same answer
     │   ├── CsrRefused
     │   ├── ProofRefused           the session proof
     │   ├── CertificateRefused     the device certificate
@@ -39,6 +41,7 @@
 """
 
 import math
+from datetime import datetime
 
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.http.problems import Refusal
@@ -137,6 +140,18 @@ class FingerprintRefused(Refused):
     """The machine of a software node does not match the enrolled fingerprint."""
 
 
+class RecoveryRefused(Refused):
+    """The machine cannot recover the node. A repeat may succeed from `allowed_at` on; None if no rule sets a time."""
+
+    def __init__(self, detail: str, allowed_at: datetime | None = None) -> None:
+        super().__init__(detail)
+        self.allowed_at = allowed_at
+
+
+class RecoveryCodeRefused(Refused):
+    """The recovery code is unknown, used, revoked, expired, not usable yet, or made for another node."""
+
+
 class CsrRefused(Refused):
     """The certificate request (CSR) is not acceptable."""
 
@@ -233,6 +248,8 @@ CODES: dict[type[FabricError], Code] = {
     ApprovalDenied: "approval_denied",
     ApprovalExpired: "approval_expired",
     FingerprintRefused: "fingerprint_refused",
+    RecoveryRefused: "recovery_refused",
+    RecoveryCodeRefused: "recovery_code_refused",
     CsrRefused: "csr_refused",
     ProofRefused: "proof_refused",
     CertificateRefused: "certificate_refused",
@@ -262,4 +279,6 @@ def refusal(error: FabricError) -> Refusal:
         headers = {"Retry-After": str(max(1, math.ceil(error.wait)))}
     if isinstance(error, GenerationClosed | HolderRefused):
         return Refusal(code, error.detail, statement=error.statement, freshness=error.freshness)
+    if isinstance(error, RecoveryRefused):
+        return Refusal(code, error.detail, allowed_at=error.allowed_at)
     return Refusal(code, error.detail if isinstance(error, Refused) else "", headers=headers)

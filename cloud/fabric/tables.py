@@ -18,6 +18,8 @@ INDEXES = (
     ("node", "standing", "seat_held", "id"),
     ("node", "clone_cause", "id"),
     ("ek_allowed", "tenant", "id"),
+    ("recovery_case", "tenant", "id"),
+    ("recovery_case", "tenant", "grace", "opened_at"),
 )
 """Indexes over several columns, which Piccolo's columns cannot say: the table, then the columns."""
 
@@ -118,6 +120,8 @@ class Activation(Table, db=UNBOUND, tablename="activation"):
     decided_at = Timestamptz(null=True, default=None)
     decided_by = Varchar(length=ID)
     decision_reason = Text()
+    recovery = Varchar(length=ID, default="")
+    claim = Text(default="null")
 
 
 class Node(Table, db=UNBOUND, tablename="node"):
@@ -156,6 +160,7 @@ class Node(Table, db=UNBOUND, tablename="node"):
     floor_value = BigInt(default=0)
     floor_reset_at = Timestamptz(null=True, default=None)
     enrolled = Text(default="{}")
+    overlap_until = Timestamptz(null=True, default=None)
 
 
 class EnrolledComponent(Table, db=UNBOUND, tablename="enrolled_component"):
@@ -213,6 +218,35 @@ class Generation(Table, db=UNBOUND, tablename="generation"):
     holders = Text(default="")
     holders_version = Integer(default=0)
     sessions_from = Timestamptz(null=True, default=None)
+    recovery = Varchar(length=ID, default="")
+    grace_until = Timestamptz(null=True, default=None)
+
+
+class RecoveryCase(Table, db=UNBOUND, tablename="recovery_case"):
+    """A recovery case: a machine asks for its node back."""
+
+    id = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID)
+    node = Varchar(length=ID, index=True)
+    situation = Varchar(length=32)
+    state = Varchar(length=16, index=True)
+    needs = Varchar(length=32)
+    evidence = Text()
+    activation = Varchar(length=ID, index=True)
+    ek_hash = Varchar(length=ID)
+    old_ek_hash = Varchar(length=ID, index=True)
+    old_generation = Integer()
+    generation = Integer()
+    overlap_until = Timestamptz(null=True, default=None)
+    opened_at = Timestamptz(default=None)
+    decide_by = Timestamptz(default=None)
+    next_allowed_at = Timestamptz(null=True, default=None)
+    decided_at = Timestamptz(null=True, default=None)
+    decided_by = Varchar(length=ID)
+    reason = Text()
+    code = Varchar(length=ID)
+    grace = Boolean(default=False)
+    grace_until = Timestamptz(null=True, default=None)
 
 
 class Renewal(Table, db=UNBOUND, tablename="renewal"):

@@ -7,6 +7,7 @@ caller.
 
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -36,7 +37,10 @@ _METHODS: tuple[Method, ...] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Refusal(Exception):
-    """A request is refused, and the caller may know the reason. `statement` and `freshness` are signed documents."""
+    """A request is refused, and the caller may know the reason. `statement` and `freshness` are signed documents.
+
+    A repeat may succeed from `allowed_at` on; None if no rule sets a time.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class Refusal(Exception):
         statement: str = "",
         freshness: str = "",
         headers: Mapping[str, str] | None = None,
+        allowed_at: datetime | None = None,
     ) -> None:
         super().__init__(f"{code}: {detail}")
         self.code: Code = code
@@ -53,10 +58,11 @@ class Refusal(Exception):
         self.statement = statement
         self.freshness = freshness
         self.headers = dict(headers or {})
+        self.allowed_at = allowed_at
 
     def document(self) -> ProblemDocument:
         """Return the body of the answer."""
-        return document(KINDS[self.code], self.detail, self.statement, self.freshness)
+        return document(KINDS[self.code], self.detail, self.statement, self.freshness, self.allowed_at)
 
 
 class _ValidationDetail(msgspec.Struct):

@@ -19,6 +19,7 @@ from protocol.limits import (
     COMPONENTS_MAX,
     HELD_GENERATION_MAX,
 )
+from protocol.messages.recovery import AwaitedRecovery, RecoveryClaim
 from protocol.openapi import limits
 
 ACTIVATION_FILE_FORMAT = 1
@@ -68,11 +69,13 @@ class StartActivation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Start of an activation."""
 
     code: Annotated[str, limits(maxLength=CODE_CHARS_MAX)]
-    """Text of the activation code."""
+    """Text of the activation code. With `recovery`: text of a recovery code, or empty."""
     evidence: EndorsementEvidence
     """The TPM, and the attestation key that it uses."""
     agent_version: Annotated[str, limits(maxLength=AGENT_VERSION_CHARS_MAX)]
     """Version of the agent, up to 256 printable characters."""
+    recovery: RecoveryClaim | msgspec.UnsetType = msgspec.UNSET
+    """The machine asks for its own node back. Absent in an activation with an activation code."""
 
 
 class Challenge(msgspec.Struct, frozen=True):
@@ -141,3 +144,5 @@ class AwaitedApproval(msgspec.Struct, frozen=True):
     """Time at which the activation ends without a decision. After an approval: time until which the node must return."""
     retry_after_seconds: int
     """Seconds after which the node asks again, as in the header `Retry-After`."""
+    recovery: AwaitedRecovery | msgspec.UnsetType = msgspec.UNSET
+    """The recovery case that the activation waits for. Absent in an activation with an activation code."""

@@ -34,6 +34,7 @@ import msgspec
 from protocol.encoding import json_decode
 from protocol.ids import ActivationId, NodeId, TenantId
 from protocol.limits import AGENT_VERSION_CHARS_MAX, CODE_CHARS_MAX
+from protocol.messages.recovery import RecoveryClaim
 from protocol.messages.sessions import Jws
 from protocol.openapi import limits
 from protocol.signed.envelope import EnvelopeError, verify_signature
@@ -55,11 +56,13 @@ class StartSoftwareActivation(msgspec.Struct, frozen=True, forbid_unknown_fields
     """Start of the activation of a machine without a TPM."""
 
     code: Annotated[str, limits(maxLength=CODE_CHARS_MAX)]
-    """Text of the activation code."""
+    """Text of the activation code. With `recovery`: text of a recovery code, or empty."""
     public_key: bytes
     """Public node key (P-256): SubjectPublicKeyInfo in DER."""
     agent_version: Annotated[str, limits(maxLength=AGENT_VERSION_CHARS_MAX)]
     """Version of the agent, up to 256 printable characters."""
+    recovery: RecoveryClaim | msgspec.UnsetType = msgspec.UNSET
+    """The machine asks for its own node back. Absent in an activation with an activation code."""
 
 
 class SoftwareChallenge(msgspec.Struct, frozen=True):

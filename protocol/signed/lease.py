@@ -14,7 +14,7 @@ import msgspec
 
 from protocol.encoding import json_encode
 from protocol.fingerprint import FingerprintPolicy, PolicyError, check_policy
-from protocol.ids import NodeId, TenantId
+from protocol.ids import IdError, NodeId, RecoveryId, TenantId, parse_id
 from protocol.limits import (
     ATTRIBUTE_NAME_CHARS_MAX,
     ATTRIBUTE_VALUE_CHARS_MAX,
@@ -164,6 +164,9 @@ class Lease(Common, frozen=True, kw_only=True):
     """Intervals that the cloud sets. Null if it sets none."""
     clone_suspected: AwareTime | msgspec.UnsetType = msgspec.UNSET
     """Time since which the cloud suspects that a copy of this machine runs too. Left out while it suspects none."""
+    recovery: RecoveryId | msgspec.UnsetType = msgspec.UNSET
+    """Recovery case of a grace lease, which has no grace of its own: all three ends are one date. A person or a recovery
+    code must still approve the case. Left out in every other lease."""
 
     @property
     def version(self) -> int:
@@ -234,6 +237,17 @@ def _check_v2(lease: Lease) -> None:
             raise LeaseInvalid("a final lease has a grace")
         if len(lease.final.reason) > REASON_CHARS_MAX:
             raise LeaseInvalid("the reason of the final lease is too long")
+    if lease.recovery is not msgspec.UNSET:
+        _check_recovery(lease, lease.recovery)
+
+
+def _check_recovery(lease: Lease, case: RecoveryId) -> None:
+    if lease.terminate_at != lease.expires_at:
+        raise LeaseInvalid("a grace lease of a recovery has a grace")
+    try:
+        parse_id("rcv", case)
+    except IdError as error:
+        raise LeaseInvalid("the recovery case of the lease is malformed") from error
 
 
 def check_entitlements(entitlements: tuple[Grant, ...]) -> None:

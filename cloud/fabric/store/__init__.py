@@ -14,6 +14,7 @@ from cloud.fabric.store.denied import DeniedStore
 from cloud.fabric.store.enrolled import EnrolledStore
 from cloud.fabric.store.installation import InstallationStore
 from cloud.fabric.store.nodes import NodeStore
+from cloud.fabric.store.recovery_cases import RecoveryCaseStore
 from cloud.fabric.store.renewals import RenewalStore
 from cloud.fabric.store.repository import RepositoryStore
 from cloud.fabric.store.revoked import RevokedStore
@@ -36,6 +37,7 @@ class Stores:
     enrolled: EnrolledStore
     installation: InstallationStore
     nodes: NodeStore
+    recovery_cases: RecoveryCaseStore
     renewals: RenewalStore
     repository: RepositoryStore
     revoked: RevokedStore
@@ -59,6 +61,7 @@ def stores_over(engine: ServiceEngine) -> Stores:
         enrolled=EnrolledStore(engine),
         installation=InstallationStore(engine),
         nodes=NodeStore(engine),
+        recovery_cases=RecoveryCaseStore(engine),
         renewals=RenewalStore(engine),
         repository=RepositoryStore(engine),
         revoked=RevokedStore(engine),

@@ -78,6 +78,7 @@ _UPDATE = compiled(
             Node.clone_cause,
             Node.clone_at,
             Node.enrolled,
+            Node.overlap_until,
         )
         | {Node.wake_cursor: param("wakes") + Node.wake_cursor}
     ).where(Node.id == param("id"))
@@ -136,6 +137,8 @@ _UPDATE_GENERATION = compiled(
             Generation.refresh_after,
             Generation.terminate_at,
             Generation.lease_facts,
+            Generation.recovery,
+            Generation.grace_until,
         )
     ).where(Generation.id == param("id"))
 )

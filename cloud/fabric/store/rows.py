@@ -8,6 +8,7 @@ import msgspec
 from cloud.audit import AuditEntry
 from cloud.fabric.attestation.drift import Drift
 from cloud.fabric.bodies.clones import CloneCause, ClonePolicy, NoCause
+from cloud.fabric.bodies.recovery import RecoveryEvidence
 from cloud.fabric.schemas import (
     ActivationState,
     LeaseIntervals,
@@ -18,7 +19,8 @@ from cloud.fabric.schemas import (
     StatementType,
 )
 from protocol.endorsement import EkType
-from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, TokenId
+from protocol.ids import ActivationId, CodeId, NodeId, RecoveryCodeId, RecoveryId, RenewalId, TenantId, TokenId
+from protocol.messages.recovery import CaseState, Needs, Situation
 from protocol.signed.statements import Grant, Tier
 
 RenewalState = Literal["challenged", "failed", "proved", "issued", "done"]
@@ -89,6 +91,20 @@ class CodeRow(msgspec.Struct, frozen=True):
     tier_min: Tier = "software"
 
 
+class RecoveryClaimed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine claimed at the start of a recovery, as far as it was checked then.
+
+    `node` is the node that the claim, its statement or the recovery code `code` names; empty if only the chip can name
+    one. `statement`: Fabric verified a statement of this node. Fields are empty without a value.
+    """
+
+    node: NodeId
+    situation: Situation
+    statement: bool = False
+    last_ran_at: datetime | None = None
+    code: RecoveryCodeId = RecoveryCodeId("")
+
+
 class ActivationRow(msgspec.Struct, frozen=True):
     """One run of the activation exchange.
 
@@ -102,6 +118,7 @@ class ActivationRow(msgspec.Struct, frozen=True):
     Fields from `ek_issuer` on are evidence and decision of an approval. `address` is the caller's. `candidate` is the
     node that the machine is recognised as, empty for a new one; `matched` says by what. `seat_reserved`: the approval
     holds a seat of the code for the machine.
+    `claim` is set in a recovery, which has no `code`; `recovery` is its case from the proof on.
     In the tier `software`, `ak_public` is the node key (SubjectPublicKeyInfo), and `ek_hash` a hash of that key.
     """
 
@@ -136,6 +153,8 @@ class ActivationRow(msgspec.Struct, frozen=True):
     decided_at: datetime | None = None
     decided_by: str = ""
     decision_reason: str = ""
+    recovery: RecoveryId = RecoveryId("")
+    claim: RecoveryClaimed | None = None
 
 
 class NodeRow(msgspec.Struct, frozen=True):
@@ -153,6 +172,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     an earlier one, or the index another one. None if it never was.
     `enrolled` is the fingerprint of the first activation, or of a later one in which a person approved the change; drift
     is measured against it. It is empty for nodes that an earlier release made.
+    `overlap_until` is the latest `terminate_at` that a closed generation had when it was closed: so long may a machine
+    with that generation run offline. None if no closed generation had a lease.
     """
 
     id: NodeId
@@ -188,6 +209,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     floor_value: int = 0
     floor_reset_at: datetime | None = None
     enrolled: dict[str, str] = {}
+    overlap_until: datetime | None = None
 
 
 class GenerationRow(msgspec.Struct, frozen=True):
@@ -206,6 +228,8 @@ class GenerationRow(msgspec.Struct, frozen=True):
     `pcr_changed_at` is the time at which `pcr_values` or `pcr_fault` changed last.
     `holders` has the holders of the key as JSON (`cloud.fabric.licensing.holders`), empty before the first session;
     `holders_version` grows with each change of it. Sessions that were opened before `sessions_from` fetch no statement.
+    While the machine runs on a grace lease, `recovery` is the case that must be approved, and `grace_until` the end of
+    the grace lease.
     """
 
     id: str
@@ -241,6 +265,44 @@ class GenerationRow(msgspec.Struct, frozen=True):
     holders: str = ""
     holders_version: int = 0
     sessions_from: datetime | None = None
+    recovery: RecoveryId = RecoveryId("")
+    grace_until: datetime | None = None
+
+
+class RecoveryCaseRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A recovery case: a machine asks for its node back. A node has one unfinished case at most.
+
+    States: open, eligible, needs_operator, approved, code_issued -> consumed when the new generation is confirmed with
+    its full right, or -> refused, or -> lapsed at `decide_by`. `code_issued` and `approved` come from eligible,
+    needs_operator and refused.
+    `activation` is the last activation of the machine. `ek_hash` identifies the machine that asks, `old_ek_hash` the
+    machine of `old_generation`. `generation` is 0 before the recovery has made one. `overlap_until` is the `terminate_at`
+    of the old generation. With `grace` the machine got, or gets at its confirm, a grace lease; `grace_until` is the end
+    of the lease that was signed.
+    """
+
+    id: RecoveryId
+    tenant: TenantId
+    node: NodeId
+    situation: Situation
+    state: CaseState
+    needs: Needs
+    evidence: RecoveryEvidence
+    activation: ActivationId
+    ek_hash: str
+    old_ek_hash: str
+    old_generation: int
+    generation: int
+    overlap_until: datetime | None
+    opened_at: datetime
+    decide_by: datetime
+    next_allowed_at: datetime | None = None
+    decided_at: datetime | None = None
+    decided_by: str = ""
+    reason: str = ""
+    code: RecoveryCodeId = RecoveryCodeId("")
+    grace: bool = False
+    grace_until: datetime | None = None
 
 
 class RenewalRow(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """`cloud.fabric.errors`: the table of problem codes."""
 
 import inspect
+from datetime import UTC, datetime
 
 import pytest
 
@@ -22,6 +23,9 @@ def test_every_error_has_a_code() -> None:
     told = errors.refusal(errors.GenerationClosed("signed", "fresh"))
     assert (told.code, told.statement, told.freshness) == ("generation_closed", "signed", "fresh")
     assert errors.refusal(errors.IssuerRefused("conflict", "inner words")).detail == ""
+    refused = errors.refusal(errors.RecoveryRefused("the quota is used up", datetime(2026, 12, 1, tzinfo=UTC)))
+    assert refused.document().allowed_at == datetime(2026, 12, 1, tzinfo=UTC)
+    assert errors.refusal(errors.RecoveryRefused("another machine")).document().allowed_at is None
 
 
 @pytest.mark.parametrize(

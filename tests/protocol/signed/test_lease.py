@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.encoding import json_decode, json_encode
 from protocol.fingerprint import KINDS_MAX, WEIGHT_MAX, EnrolledKind, FingerprintPolicy
+from protocol.ids import make_id
 from protocol.limits import (
     ATTRIBUTES_MAX,
     ENTITLEMENT_NAME_CHARS_MAX,
@@ -84,6 +85,15 @@ MUTATIONS: dict[str, tuple[dict[str, object], int]] = {
         },
         10,
     ),
+    "a grace lease of a recovery with a grace": ({"recovery": make_id("rcv", 1, bytes(10))}, 10),
+    "a grace lease of another kind of case": (
+        {
+            "recovery": make_id("ren", 1, bytes(10)),
+            "grace_until": examples.ISSUED + timedelta(days=30),
+            "terminate_at": examples.ISSUED + timedelta(days=30),
+        },
+        10,
+    ),
     "a negative limit": (term(limit=-1), 10),
     "a limit that is too large": (term(limit=LIMIT_MAX + 1), 10),
     "an end before the start": (term(not_before=examples.ISSUED, until=examples.ISSUED), 10),
@@ -106,6 +116,16 @@ def test_one_mutation_of_a_lease_of_version_2(name: str) -> None:
     with pytest.raises(StatementError) as caught:
         verified(examples.lease_v2(**changes))
     assert caught.value.step == step
+
+
+def test_a_grace_lease_of_a_recovery_names_its_case() -> None:
+    ends = examples.ISSUED + timedelta(days=30)
+    case = make_id("rcv", 1, bytes(10))
+    lease = examples.lease_v2(expires_at=ends, grace_until=ends, terminate_at=ends, recovery=case)
+    statement = verified(lease).statement
+    assert isinstance(statement, Lease)
+    assert statement.recovery == case
+    assert b"recovery" not in payload_of(examples.lease_v2())
 
 
 def test_the_typ_decides_how_a_payload_is_read() -> None:

@@ -5,8 +5,18 @@ from typing import Any
 
 import msgspec
 
-from cloud.fabric.store.rows import ActivationRow, CodeRow, GenerationRow, NodeRow, RenewalRow, TenantRow, generation_id
-from protocol.ids import ActivationId, CodeId, NodeId, RenewalId, TenantId, make_id
+from cloud.fabric.bodies.recovery import RecoveryEvidence
+from cloud.fabric.store.rows import (
+    ActivationRow,
+    CodeRow,
+    GenerationRow,
+    NodeRow,
+    RecoveryCaseRow,
+    RenewalRow,
+    TenantRow,
+    generation_id,
+)
+from protocol.ids import ActivationId, CodeId, NodeId, RecoveryId, RenewalId, TenantId, make_id
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -135,5 +145,39 @@ def renewal(number: int = 1, **changes: Any) -> RenewalRow:
         node_public_key=b"",
         not_after=None,
         certificate_chain=(),
+    )
+    return msgspec.structs.replace(row, **changes)
+
+
+def recovery_case(**changes: Any) -> RecoveryCaseRow:
+    """A case of the first node that waits for an operator or a code."""
+    evidence = RecoveryEvidence(
+        same_chip=False,
+        fingerprint="match",
+        matched={"disk_serial": 30},
+        changed={"mac": 10},
+        statement=True,
+        last_seen_at=NOW - HOUR,
+        last_ran_at=None,
+        tier="attested",
+        address="192.0.2.1",
+        agent_version="1.0",
+    )
+    row = RecoveryCaseRow(
+        id=RecoveryId(make_id("rcv", 1, bytes(10))),
+        tenant=TENANT,
+        node=NODES[0],
+        situation="hardware-replaced",
+        state="needs_operator",
+        needs="operator-or-code",
+        evidence=evidence,
+        activation=ActivationId(make_id("act", 1, bytes(10))),
+        ek_hash="new",
+        old_ek_hash="ek 1",
+        old_generation=1,
+        generation=0,
+        overlap_until=NOW + HOUR,
+        opened_at=NOW,
+        decide_by=NOW + timedelta(days=14),
     )
     return msgspec.structs.replace(row, **changes)

@@ -23,6 +23,7 @@ TABLES: dict[type[msgspec.Struct], type[Table]] = {
     rows.NodeRow: tables.Node,
     rows.GenerationRow: tables.Generation,
     rows.RenewalRow: tables.Renewal,
+    rows.RecoveryCaseRow: tables.RecoveryCase,
     rows.TokenRow: tables.OperatorToken,
     rows.AuditRow: tables.Audit,
 }

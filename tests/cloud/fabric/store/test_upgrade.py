@@ -98,7 +98,7 @@ async def test_only_nodes_that_were_never_confirmed_and_hold_no_seat_lose_their_
     released = support.node(3, current_generation=1, seat_held=False)
     async with opened_at(location) as opened:
         for node in (lapsed, begun, released):
-            await NodeStore(opened).insert(node)
+            await insert_earlier(opened, "node", node_store._NODE, node)
             await EnrolledStore(opened).replace(node.tenant, node.id, ("disk", f"board of {node.id}"))
     assert await ensure_migrated("fabric", location)
     async with opened_at(location) as opened:

@@ -1,0 +1,128 @@
+"""Store: recovery cases. The key of a node covers its cases."""
+
+from datetime import datetime
+
+from piccolo.query.functions import Count
+
+from cloud.fabric.store.rows import RecoveryCaseRow
+from cloud.fabric.tables import RecoveryCase
+from cloud.storage import Mapper, ServiceEngine, compiled, filtered, param, params
+from protocol.ids import NodeId, RecoveryId, TenantId
+from protocol.messages.recovery import CaseState
+
+UNFINISHED: tuple[CaseState, ...] = ("open", "eligible", "needs_operator", "approved", "code_issued")
+"""States of a case that can still change without an operator who changes a refusal."""
+
+_CASE = Mapper(RecoveryCaseRow, RecoveryCase)
+_IS_UNFINISHED = RecoveryCase.state.is_in(list(UNFINISHED))
+
+_ADD = _CASE.insert
+_BY_ID = compiled(_CASE.select().where(RecoveryCase.id == param("id")))
+_LATEST = compiled(
+    _CASE.select().where(RecoveryCase.node == param("node")).order_by(RecoveryCase.id, ascending=False).limit(1)
+)
+_GRACES = compiled(
+    RecoveryCase.select(RecoveryCase.opened_at, RecoveryCase.node)
+    .where(
+        RecoveryCase.tenant == param("tenant"),
+        RecoveryCase.grace == param("grace"),
+        RecoveryCase.opened_at > param("since"),
+    )
+    .order_by(RecoveryCase.opened_at),
+    limit=param("limit"),
+)
+_REPLACED = compiled(
+    _CASE.select()
+    .where(
+        RecoveryCase.old_ek_hash == param("ek_hash"),
+        RecoveryCase.situation == "hardware-replaced",
+        RecoveryCase.generation > 0,
+    )
+    .order_by(RecoveryCase.id, ascending=False)
+    .limit(1)
+)
+_PAGE = compiled(
+    _CASE.select()
+    .where(
+        RecoveryCase.id > param("after"),
+        filtered(RecoveryCase.tenant),
+        filtered(RecoveryCase.node),
+        filtered(RecoveryCase.state),
+    )
+    .order_by(RecoveryCase.id),
+    limit=param("limit"),
+)
+_OVERDUE = compiled(
+    _CASE.select().where(_IS_UNFINISHED, RecoveryCase.decide_by <= param("now")).order_by(RecoveryCase.id),
+    limit=param("limit"),
+)
+_UPDATE = compiled(
+    RecoveryCase.update(
+        params(
+            RecoveryCase.situation,
+            RecoveryCase.state,
+            RecoveryCase.needs,
+            RecoveryCase.evidence,
+            RecoveryCase.activation,
+            RecoveryCase.ek_hash,
+            RecoveryCase.old_ek_hash,
+            RecoveryCase.old_generation,
+            RecoveryCase.generation,
+            RecoveryCase.overlap_until,
+            RecoveryCase.decide_by,
+            RecoveryCase.next_allowed_at,
+            RecoveryCase.decided_at,
+            RecoveryCase.decided_by,
+            RecoveryCase.reason,
+            RecoveryCase.code,
+            RecoveryCase.grace,
+            RecoveryCase.grace_until,
+        )
+    ).where(RecoveryCase.id == param("id"))
+)
+_UNFINISHED_OF_TENANT = compiled(
+    RecoveryCase.select(Count(alias="n")).where(RecoveryCase.tenant == param("tenant"), _IS_UNFINISHED)
+)
+
+
+class RecoveryCaseStore:
+    """Recovery cases."""
+
+    def __init__(self, engine: ServiceEngine) -> None:
+        self._engine = engine
+
+    async def insert(self, row: RecoveryCaseRow) -> None:
+        await self._engine.fetch(_ADD, **_CASE.values(row))
+
+    async def find(self, case: RecoveryId) -> RecoveryCaseRow | None:
+        return _CASE.read_one(await self._engine.fetch_one(_BY_ID, id=case))
+
+    async def latest(self, node: NodeId) -> RecoveryCaseRow | None:
+        """The newest case of a node. Every earlier case is finished."""
+        return _CASE.read_one(await self._engine.fetch_one(_LATEST, node=node))
+
+    async def update(self, row: RecoveryCaseRow) -> None:
+        """Write all columns that change. Call it in the transaction that read the row, with the key of its node."""
+        await self._engine.fetch(_UPDATE, **_CASE.values(row, _UPDATE))
+
+    async def graces(self, tenant: TenantId, since: datetime, limit: int) -> list[tuple[datetime, NodeId]]:
+        """When the cases of a tenant with a grace lease were opened after `since`, and their nodes. The oldest first."""
+        rows = await self._engine.fetch(_GRACES, tenant=tenant, grace=True, since=since, limit=limit)
+        return [(row["opened_at"], NodeId(row["node"])) for row in rows]
+
+    async def replaced(self, ek_hash: str) -> RecoveryCaseRow | None:
+        """The newest recovery that replaced the machine with the chip `ek_hash` by another machine."""
+        return _CASE.read_one(await self._engine.fetch_one(_REPLACED, ek_hash=ek_hash))
+
+    async def page(self, tenant: str, node: str, state: str, after: str, limit: int) -> list[RecoveryCaseRow]:
+        """Cases after the id `after`, in order of id. An empty filter matches every case."""
+        rows = await self._engine.browse(_PAGE, after=after, tenant=tenant, node=node, state=state, limit=limit)
+        return [_CASE.read(row) for row in rows]
+
+    async def count_unfinished(self, tenant: TenantId) -> int:
+        (row,) = await self._engine.fetch(_UNFINISHED_OF_TENANT, tenant=tenant)
+        return int(row["n"])
+
+    async def overdue(self, now: datetime, limit: int) -> list[RecoveryCaseRow]:
+        """Unfinished cases whose `decide_by` has passed."""
+        return [_CASE.read(row) for row in await self._engine.fetch(_OVERDUE, now=now, limit=limit)]
