@@ -107,7 +107,7 @@ async def opened(
             limits_factor=settings.admission.factor,
         )
         async with aclosing(connections):
-            parts = make_parts(stores, ports, await read_secrets(stores.installation))
+            parts = make_parts(stores, ports, await read_secrets(stores.installation, entropy))
             await connections.revoked.load()
             try:
                 await parts.trust.follower.update()

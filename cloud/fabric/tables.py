@@ -43,6 +43,7 @@ class Tenant(Table, db=UNBOUND, tablename="tenant"):
     clone_policy = Varchar(length=32, default="newest-in-grace")
     approval_tiers = Text(default="[]")
     lease_terms = Text(default="{}")
+    recovery = Text(default="{}")
 
 
 class EkRoot(Table, db=UNBOUND, tablename="ek_root"):
@@ -267,6 +268,23 @@ class Renewal(Table, db=UNBOUND, tablename="renewal"):
     node_public_key = Bytea()
     not_after = Timestamptz(null=True, default=None)
     certificate_chain = Text()
+
+
+class RecoveryCode(Table, db=UNBOUND, tablename="recovery_code"):
+    """A recovery code of a node or of a whole tenant. The row holds a keyed hash of its text, not the text."""
+
+    id = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID, index=True)
+    secret_hash = Varchar(length=ID, unique=True)
+    node = Varchar(length=ID, index=True)
+    recovery_case = Varchar(length=ID)
+    created_at = Timestamptz(default=None)
+    created_by = Varchar(length=ID)
+    usable_from = Timestamptz(default=None)
+    expires_at = Timestamptz(default=None)
+    used_at = Timestamptz(null=True, default=None)
+    used_case = Varchar(length=ID)
+    revoked_at = Timestamptz(null=True, default=None)
 
 
 class RevokedService(Table, db=UNBOUND, tablename="revoked_service"):

@@ -15,6 +15,7 @@ from cloud.fabric.store.enrolled import EnrolledStore
 from cloud.fabric.store.installation import InstallationStore
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.recovery_cases import RecoveryCaseStore
+from cloud.fabric.store.recovery_codes import RecoveryCodeStore
 from cloud.fabric.store.renewals import RenewalStore
 from cloud.fabric.store.repository import RepositoryStore
 from cloud.fabric.store.revoked import RevokedStore
@@ -38,6 +39,7 @@ class Stores:
     installation: InstallationStore
     nodes: NodeStore
     recovery_cases: RecoveryCaseStore
+    recovery_codes: RecoveryCodeStore
     renewals: RenewalStore
     repository: RepositoryStore
     revoked: RevokedStore
@@ -62,6 +64,7 @@ def stores_over(engine: ServiceEngine) -> Stores:
         installation=InstallationStore(engine),
         nodes=NodeStore(engine),
         recovery_cases=RecoveryCaseStore(engine),
+        recovery_codes=RecoveryCodeStore(engine),
         renewals=RenewalStore(engine),
         repository=RepositoryStore(engine),
         revoked=RevokedStore(engine),

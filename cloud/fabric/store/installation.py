@@ -14,11 +14,14 @@ from cloud.storage import ServiceEngine, compiled, excluded, insert_into, param
 
 RENEWAL = "renew_devices"
 SESSIONS = "sessions_until."
+RECOVERY_KEY = "recovery_key"
+"""The key of the hashes of recovery codes."""
 READINESS = "readiness"
 """The row that the check of readiness writes. No code reads it."""
 
 _ALL = compiled(Installation.select().order_by(Installation.name).limit(100))
 _INSERT = compiled(insert_into(Installation))
+_INSERT_NEW = compiled(insert_into(Installation).on_conflict(target=Installation.name, action="DO NOTHING"))
 _FIND = compiled(Installation.select(Installation.value).where(Installation.name == param("name")))
 _SET = compiled(
     insert_into(Installation).on_conflict(target=Installation.name, action="DO UPDATE", values=[Installation.value])
@@ -49,6 +52,10 @@ class InstallationStore:
 
     async def insert(self, name: str, value: bytes) -> None:
         await self._engine.fetch(_INSERT, name=name, value=value)
+
+    async def insert_new(self, name: str, value: bytes) -> None:
+        """Insert a value unless there is one of this name."""
+        await self._engine.fetch(_INSERT_NEW, name=name, value=value)
 
     async def prove_writable(self, at: datetime) -> None:
         """Write the row `readiness`. Raises StorageError if the database stores nothing."""

@@ -8,7 +8,7 @@ import msgspec
 from cloud.audit import AuditEntry
 from cloud.fabric.attestation.drift import Drift
 from cloud.fabric.bodies.clones import CloneCause, ClonePolicy, NoCause
-from cloud.fabric.bodies.recovery import RecoveryEvidence
+from cloud.fabric.bodies.recovery import RecoveryEvidence, RecoveryPolicy
 from cloud.fabric.schemas import (
     ActivationState,
     LeaseIntervals,
@@ -31,7 +31,7 @@ class TenantRow(msgspec.Struct, frozen=True):
     """A tenant. `tiers` are the tiers that it admits; `fingerprint_salt` goes to its machines. `pcr_policies` has the
     policy for PCR quotes by profile; the key "" is for every other profile. `clone_policy` says what follows a
     suspected clone. A person approves activations of the tiers in `approval_tiers`. `lease_terms` replaces the
-    default dates of a tier."""
+    default dates of a tier. `recovery` is its policy for recoveries."""
 
     id: TenantId
     name: str
@@ -42,6 +42,7 @@ class TenantRow(msgspec.Struct, frozen=True):
     clone_policy: ClonePolicy = "newest-in-grace"
     approval_tiers: tuple[Tier, ...] = ()
     lease_terms: dict[Tier, LeaseTerms] = {}
+    recovery: RecoveryPolicy = RecoveryPolicy()
 
 
 class EkRootRow(msgspec.Struct, frozen=True):
@@ -330,6 +331,28 @@ class RenewalRow(msgspec.Struct, frozen=True):
     node_public_key: bytes
     not_after: datetime | None
     certificate_chain: tuple[bytes, ...]
+
+
+class RecoveryCodeRow(msgspec.Struct, frozen=True):
+    """A recovery code. `secret_hash` is an HMAC of its text under a key of the installation.
+
+    `node` is the node that it recovers; empty if it recovers any node of the tenant whose fingerprint matches.
+    `recovery_case` is the case that it was issued for, if any. It is accepted from `usable_from` until before
+    `expires_at`, once: `used_at` is the time, `used_case` the recovery case that used it.
+    """
+
+    id: RecoveryCodeId
+    tenant: TenantId
+    secret_hash: str
+    node: NodeId
+    recovery_case: str
+    created_at: datetime
+    created_by: str
+    usable_from: datetime
+    expires_at: datetime
+    used_at: datetime | None = None
+    used_case: str = ""
+    revoked_at: datetime | None = None
 
 
 class TokenRow(msgspec.Struct, frozen=True):

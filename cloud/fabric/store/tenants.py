@@ -3,6 +3,7 @@
 from piccolo.query.functions import Count
 
 from cloud.fabric.bodies.clones import ClonePolicy
+from cloud.fabric.bodies.recovery import RecoveryPolicy
 from cloud.fabric.schemas import LeaseTerms, PcrPolicy
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.tables import EkAllowed, EkRoot, Tenant
@@ -30,6 +31,7 @@ _SET_PCR_POLICIES = compiled(Tenant.update(params(Tenant.pcr_policies)).where(Te
 _SET_APPROVAL_TIERS = compiled(Tenant.update(params(Tenant.approval_tiers)).where(Tenant.id == param("id")))
 _SET_LEASE_TERMS = compiled(Tenant.update(params(Tenant.lease_terms)).where(Tenant.id == param("id")))
 _SET_CLONE_POLICY = compiled(Tenant.update(params(Tenant.clone_policy)).where(Tenant.id == param("id")))
+_SET_RECOVERY = compiled(Tenant.update(params(Tenant.recovery)).where(Tenant.id == param("id")))
 _ADD_ROOT = _ROOT.insert_new
 _ROOTS = compiled(
     _ROOT.select().where(EkRoot.tenant == param("tenant")).order_by(EkRoot.added_at, EkRoot.id).limit(EK_ROOTS_MAX)
@@ -89,6 +91,9 @@ class TenantStore:
 
     async def set_clone_policy(self, tenant: TenantId, policy: ClonePolicy) -> None:
         await self._engine.fetch(_SET_CLONE_POLICY, id=tenant, clone_policy=policy)
+
+    async def set_recovery(self, tenant: TenantId, policy: RecoveryPolicy) -> None:
+        await self._engine.fetch(_SET_RECOVERY, id=tenant, recovery=json_text(policy))
 
     async def roots(self, tenant: TenantId) -> list[EkRootRow]:
         return [_ROOT.read(row) for row in await self._engine.fetch(_ROOTS, tenant=tenant)]

@@ -458,7 +458,7 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
         try:
             stores, issuer = stores_over(engine), DirectIssuer(breakwater.issuing, breakwater.generations)
             outside = Outside(issuer)
-            secrets = await read_secrets(stores.installation)
+            secrets = await read_secrets(stores.installation, entropy)
             parts = make_parts(stores, outside.ports(home, clock, entropy), secrets)
             await parts.trust.follower.update()
             tenant = await _tenant(parts) if first else (await stores.tenants.page("", 1))[0].id

@@ -12,6 +12,7 @@ from litestar.exceptions import ImproperlyConfiguredException
 
 from cloud.fabric import errors, schemas
 from cloud.fabric.app import make_api, make_repository
+from cloud.fabric.entropy import system_entropy
 from cloud.fabric.parts import SERVICES
 from cloud.fabric.secrets import read_secrets
 from cloud.fabric.store import stores_over
@@ -124,7 +125,7 @@ async def test_a_database_that_init_did_not_make_is_refused(tmp_path: Path) -> N
     await engine.open()
     try:
         with pytest.raises(StorageError, match="`cascade init` did not make it"):
-            await read_secrets(stores_over(engine).installation)
+            await read_secrets(stores_over(engine).installation, system_entropy)
     finally:
         await engine.close()
 

@@ -24,6 +24,7 @@ TABLES: dict[type[msgspec.Struct], type[Table]] = {
     rows.GenerationRow: tables.Generation,
     rows.RenewalRow: tables.Renewal,
     rows.RecoveryCaseRow: tables.RecoveryCase,
+    rows.RecoveryCodeRow: tables.RecoveryCode,
     rows.TokenRow: tables.OperatorToken,
     rows.AuditRow: tables.Audit,
 }
