@@ -74,6 +74,12 @@ class ActivationStarts:
         The checksum in the text is checked first, so a mistyped code costs no query.
         Raises CodeRefused, CodeExpired, CodeRevoked.
         """
+        admitted = await self.known_code(text)
+        self.code_checks.check_usable(admitted.code)
+        return admitted
+
+    async def known_code(self, text: str) -> Admitted:
+        """The code with this text, whether or not it may be used, with its tenant. Raises CodeRefused."""
         try:
             secret = parse_secret("cac", text)
         except SecretFormatError as error:
@@ -81,7 +87,6 @@ class ActivationStarts:
         code = await self.codes.find_by_hash(secret_hash(secret))
         if code is None:
             raise CodeRefused
-        self.code_checks.check_usable(code)
         tenant = await self.tenants.find(code.tenant)
         if tenant is None:
             raise CodeRefused

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+import msgspec
+
+from cloud.fabric.attestation.pcr_quotes import PcrReport
 from cloud.fabric.attestation.placeholders import without_placeholders
 from cloud.fabric.errors import NotFound
 from cloud.fabric.service.activations.admission import Admissions, Proved, Recognised
@@ -17,6 +20,7 @@ from cloud.fabric.service.activations.recognition import Recognition
 from cloud.fabric.service.activations.starts import ActivationStarts, Claim
 from cloud.fabric.service.input_checks import check_fingerprint, check_held_generation, check_text
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges, is_proved_by
+from cloud.fabric.service.nodes.code_checks import Admitted
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.activations import ActivationStore
@@ -26,6 +30,20 @@ from cloud.fabric.store.rows import ActivationRow
 from protocol.ids import ActivationId
 from protocol.limits import CHALLENGE_TRIES_MAX
 from protocol.messages.activation import Activated, AwaitedApproval, Challenge, ProveActivation, StartActivation
+
+
+class ChipProof(msgspec.Struct, frozen=True, kw_only=True):
+    """The checked parts of a proof by a chip. `fingerprint` is as reported, `request_sha256` the hash of the request.
+
+    `spki`, `csr`, `held_generation` and `pcrs` are as in `Proved`.
+    """
+
+    spki: bytes
+    csr: bytes
+    fingerprint: dict[str, str]
+    held_generation: int
+    request_sha256: str
+    pcrs: PcrReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +114,19 @@ class Activations:
         """
         key = self.chip_challenges.verified_key(row, row.ak_public, body.secret, body.key, body.csr)
         admitted = await self.admissions.code_checks.admitted(row)
-        pcrs = self.pcr_quotes.at_activation(row, admitted, body)
-        fingerprint = without_placeholders(body.fingerprint, admitted.tenant.fingerprint_salt)
+        proof = ChipProof(
+            spki=key.spki,
+            csr=body.csr,
+            fingerprint=body.fingerprint,
+            held_generation=body.held_generation or 0,
+            request_sha256=body_sha256,
+            pcrs=self.pcr_quotes.at_activation(row, admitted, body),
+        )
+        return self.proved_by_chip(row, admitted, proof)
+
+    def proved_by_chip(self, row: ActivationRow, admitted: Admitted, proof: ChipProof) -> Proved:
+        """What `Admissions` needs of a checked proof. The chip recognises the machine, or else the code does."""
+        fingerprint = without_placeholders(proof.fingerprint, admitted.tenant.fingerprint_salt)
 
         async def recognise() -> Recognised:
             node = await self.nodes.find_by_ek(row.ek_hash)
@@ -115,15 +144,15 @@ class Activations:
             return found if same else None
 
         return Proved(
-            spki=key.spki,
-            csr=body.csr,
+            spki=proof.spki,
+            csr=proof.csr,
             fingerprint=fingerprint,
-            held_generation=body.held_generation or 0,
-            body_sha256=body_sha256,
+            held_generation=proof.held_generation,
+            body_sha256=proof.request_sha256,
             key=chip_key(row.ek_hash),
             recognise=recognise,
             again=again,
-            pcrs=pcrs,
+            pcrs=proof.pcrs,
         )
 
     async def forget_old(self) -> None:
