@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-import msgspec
-
 from cloud.fabric.attestation.pcr_quotes import PcrReport
 from cloud.fabric.attestation.placeholders import without_placeholders
 from cloud.fabric.errors import NotFound
