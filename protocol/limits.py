@@ -32,6 +32,12 @@ TRUST_SNAPSHOT_BYTES_MAX = 64 * 1024
 TRUST_TARGETS_BYTES_MAX = 256 * 1024
 """Bound of the TUF targets metadata, and of each target. A bundle of 100 certificates has 100 kB. The signed length
 bounds each file as well; this limit catches a signer's mistake."""
+AIRGAP_REQUEST_BYTES_MAX = 128 * 1024
+"""A request of a node without a network: a statement of 32 kB and EK certificates of 22 kB in base64 at most, twice."""
+AIRGAP_ANSWER_BYTES_MAX = 1024 * 1024
+"""An answer: a statement, certificates, and files of the published trust. Usual are 5 to 40 kB."""
+AIRGAP_CARRIED_BYTES_MAX = 2 * 1024 * 1024
+"""A file with a request or an answer in any form. Text takes 1.7 times the size of its content."""
 NONCE_BYTES_MIN = 16
 NONCE_BYTES_MAX = 128
 RENEWAL_TOKEN_CHARS_MAX = 128

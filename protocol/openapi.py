@@ -33,6 +33,7 @@ _ID_PREFIXES = {
     "RenewalId": "ren",
     "CodeId": "code",
     "TokenId": "tok",
+    "AirgapRequestId": "agr",
 }
 _PLAIN_EXAMPLES: Mapping[type[types.Type], Any] = {
     types.IntType: 1,
