@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 from cloud.audit import AuditEntries
 from cloud.breakwater.errors import ValueRefused
+from cloud.breakwater.store import Stores
 from cloud.breakwater.store.audit import AuditRow
-from cloud.breakwater.store.generations import GenerationStore
 from cloud.contracts.breakwater import (
     GENERATION_MAX,
     REASON_NUMBERS,
     CloseGeneration,
     CloseGenerations,
+    GenerationsPage,
     OpenGeneration,
     RevocationReason,
     SupersedeKeys,
@@ -39,10 +40,9 @@ def node_of(trust_domain: str, tenant: str, node: str, generation: int) -> NodeS
 class Generations:
     """Opens and closes generations. `caller` is the name in the audit."""
 
-    def __init__(
-        self, store: GenerationStore, trust_domain: str, entries: AuditEntries[AuditRow], revoked: Revoked
-    ) -> None:
-        self._store = store
+    def __init__(self, stores: Stores, trust_domain: str, entries: AuditEntries[AuditRow], revoked: Revoked) -> None:
+        self._store = stores.generations
+        self._lists = stores.generation_lists
         self._trust_domain = trust_domain
         self._entries = entries
         self._revoked = revoked
@@ -50,6 +50,10 @@ class Generations:
     async def is_open(self, tenant: TenantId, node: NodeId, generation: int) -> bool:
         """Whether the generation was opened and is not closed."""
         return await self._store.is_open(tenant, node, generation)
+
+    async def page(self, after: str) -> GenerationsPage:
+        """List the generations of the nodes after the id `after`; empty for the first page."""
+        return await self._lists.page(after)
 
     async def open(self, caller: str, body: OpenGeneration) -> None:
         """Open a generation; idempotent. Raises Conflict, ValueRefused."""

@@ -170,7 +170,7 @@ async def open_parts(
             authorities=authorities,
             executor=executor,
             issuing=issuing,
-            generations=Generations(stores.generations, sources.trust_domain, entries, revoked),
+            generations=Generations(stores, sources.trust_domain, entries, revoked),
             service_certificates=ServiceCertificates(stores.revocation_writes, entries, revoked),
             enrolments=enrolments,
             est=Est(issuing, enrolments, authorities.ca_certificates),

@@ -25,6 +25,7 @@ PATH_OPEN = "/v1/generations/open"
 PATH_CLOSE = "/v1/generations/close"
 PATH_CLOSE_ONE = "/v1/generations/close-one"
 PATH_SUPERSEDE_KEYS = "/v1/generations/supersede-keys"
+PATH_GENERATIONS = "/v1/generations"
 PATH_DEVICE = "/v1/certificates/device"
 PATH_SESSION = "/v1/certificates/session"
 PATH_REVOCATIONS = "/v1/revocations"
@@ -175,3 +176,30 @@ class KeysSuperseded(msgspec.Struct, frozen=True):
 
     revoked: int
     """Number of device certificates that this command revoked."""
+
+
+class NodeGenerations(msgspec.Struct, frozen=True):
+    """Generations of one node, as Breakwater records them."""
+
+    node: NodeId
+    """Id of the node."""
+    tenant: TenantId
+    """Tenant of the node."""
+    closed_up_to: int
+    """All generations up to this number are closed. 0 if no close of several generations was ordered."""
+    opened: tuple[int, ...] = ()
+    """Open generations."""
+    closed: tuple[int, ...] = ()
+    """Generations above `closed_up_to` that are closed."""
+
+
+class GenerationsPage(msgspec.Struct, frozen=True):
+    """One page of the generations of all nodes, in the order of the nodes' ids."""
+
+    nodes: tuple[NodeGenerations, ...]
+    """Generations of each node of the page."""
+    cursor: str
+    """Id of the last node of the page, for the next request. Empty on the last page."""
+    restored: int
+    """Time at which Breakwater's database was last restored from a backup, in milliseconds since 1970. 0 if it never was.
+    After a restore, Breakwater may have forgotten generations that Fabric has closed or opened."""

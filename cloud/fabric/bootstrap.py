@@ -20,7 +20,7 @@ from cloud.fabric.nonce import KEY_BYTES
 from cloud.fabric.service.operators.tokens import new_token
 from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.installation import RECOVERY_KEY
-from cloud.fabric.store.rows import AuditRow
+from cloud.fabric.store.rows import FIRST_EPOCH, AuditRow
 from cloud.fabric.tuf.bootstrap import SNAPSHOT_KEY, TIMESTAMP_KEY
 from cloud.fabric.tuf.bootstrap import initialise as initialise_trust
 from cloud.fabric.tuf.repository import pin_of
@@ -37,7 +37,6 @@ SIGNING_KEY_LIFE = timedelta(days=3652)
 """Life of the published signing keys: ten years, because rotation of signing keys is not built. The last lease that a
 key signs must verify until that lease ends."""
 DATABASE_FILE = Path("database.sqlite")
-FIRST_EPOCH = 1
 FIRST_TOKEN_NAME = "init"  # noqa: S105  the name of a token, not its text
 
 

@@ -17,6 +17,7 @@ INDEXES = (
     ("activation", "tenant", "state", "id"),
     ("node", "standing", "seat_held", "id"),
     ("node", "clone_cause", "id"),
+    ("node", "hold", "id"),
     ("ek_allowed", "tenant", "id"),
     ("recovery_case", "tenant", "id"),
     ("recovery_case", "tenant", "grace", "opened_at"),
@@ -162,6 +163,28 @@ class Node(Table, db=UNBOUND, tablename="node"):
     floor_reset_at = Timestamptz(null=True, default=None)
     enrolled = Text(default="{}")
     overlap_until = Timestamptz(null=True, default=None)
+    presented_epoch = BigInt(default=1)
+    hold = Varchar(length=16, default="")
+    hold_at = Timestamptz(null=True, default=None)
+    reconstructed_at = Timestamptz(null=True, default=None)
+
+
+class ClosedNode(Table, db=UNBOUND, tablename="closed_node"):
+    """The closed generations of a node that has no row in this database."""
+
+    node = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID)
+    closed_up_to = BigInt()
+    closed = Text(default="[]")
+    source = Varchar(length=16)
+    at = Timestamptz(default=None)
+
+
+class RevokedSerial(Table, db=UNBOUND, tablename="revoked_serial"):
+    """The serial number (hex) of a certificate in a CRL that an operator imported."""
+
+    serial = Varchar(length=40, primary_key=True)
+    at = Timestamptz(default=None)
 
 
 class EnrolledComponent(Table, db=UNBOUND, tablename="enrolled_component"):
@@ -268,6 +291,7 @@ class Renewal(Table, db=UNBOUND, tablename="renewal"):
     node_public_key = Bytea()
     not_after = Timestamptz(null=True, default=None)
     certificate_chain = Text()
+    ak_public = Bytea(default=b"")
 
 
 class RecoveryCode(Table, db=UNBOUND, tablename="recovery_code"):

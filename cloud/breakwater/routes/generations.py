@@ -1,9 +1,9 @@
 """Routes: Fabric opens and closes generations. A repeat of a command changes nothing."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from litestar import Request, post
-from litestar.params import JSONBody
+from litestar import Request, get, post
+from litestar.params import JSONBody, QueryParameter
 
 from cloud.breakwater.errors import Conflict, ValueRefused
 from cloud.breakwater.generations import Generations
@@ -11,21 +11,34 @@ from cloud.breakwater.routes.access import caller
 from cloud.contracts.breakwater import (
     PATH_CLOSE,
     PATH_CLOSE_ONE,
+    PATH_GENERATIONS,
     PATH_OPEN,
     PATH_SUPERSEDE_KEYS,
     CloseGeneration,
     CloseGenerations,
     GenerationOpened,
     GenerationsClosed,
+    GenerationsPage,
     KeysSuperseded,
     OpenGeneration,
     SupersedeKeys,
 )
 from cloud.http.admission import SERVICES
 from cloud.http.app import Wired
+from cloud.http.bounds import PRINTABLE
 from cloud.http.guard import service
 from cloud.http.openapi import operation_options
 
+NODE_ID_CHARS_MAX = 64
+After = Annotated[
+    str,
+    QueryParameter(
+        name="cursor",
+        max_length=NODE_ID_CHARS_MAX,
+        pattern=PRINTABLE,
+        description="Cursor of the page before. Empty for the first page.",
+    ),
+]
 _COMMAND = operation_options(service("fabric"), bucket=SERVICES, refuses=(Conflict, ValueRefused))
 
 
@@ -74,4 +87,13 @@ async def supersede_keys(
     return KeysSuperseded(await generations.supersede_keys(caller(request), data))
 
 
-HANDLERS = (open_generation, close_generations, close_generation, supersede_keys)
+@get(PATH_GENERATIONS, opt=operation_options(service("fabric"), bucket=SERVICES))
+async def list_generations(generations: Wired[Generations], after: After = "") -> GenerationsPage:
+    """List the generations of all nodes, in the order of the nodes' ids.
+
+    Fabric compares them with its own after one of the two databases was restored from a backup.
+    """
+    return await generations.page(after)
+
+
+HANDLERS = (list_generations, open_generation, close_generations, close_generation, supersede_keys)

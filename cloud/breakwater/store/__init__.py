@@ -9,6 +9,7 @@ from cloud.breakwater.store.audit import AuditStore
 from cloud.breakwater.store.authorities import AuthorityStore
 from cloud.breakwater.store.checker_reads import CheckerStore
 from cloud.breakwater.store.enrolments import EnrolmentStore
+from cloud.breakwater.store.generation_lists import GenerationListStore
 from cloud.breakwater.store.generations import GenerationStore
 from cloud.breakwater.store.issuance import IssuanceStore
 from cloud.breakwater.store.metrics_reads import MetricsStore
@@ -29,6 +30,7 @@ class Stores:
     authorities: AuthorityStore
     checker_reads: CheckerStore
     enrolments: EnrolmentStore
+    generation_lists: GenerationListStore
     generations: GenerationStore
     issuance: IssuanceStore
     metrics_reads: MetricsStore
@@ -47,6 +49,7 @@ def stores_over(engine: ServiceEngine) -> Stores:
         authorities=AuthorityStore(engine),
         checker_reads=CheckerStore(engine),
         enrolments=EnrolmentStore(engine),
+        generation_lists=GenerationListStore(engine),
         generations=GenerationStore(engine),
         issuance=IssuanceStore(engine),
         metrics_reads=MetricsStore(engine),

@@ -1,13 +1,14 @@
 """Store: values of the whole installation, by name.
 
-The values are the epoch, the server secrets, the renewal order, and for each issuing CA the time after which all its
-session certificates have expired.
+The values are the epoch, the server secrets, the renewal order, what is known of restores from a backup, and for each
+issuing CA the time after which all its session certificates have expired.
 """
 
 from datetime import UTC, datetime
 
 import msgspec
 
+from cloud.fabric.store.rows import FIRST_EPOCH
 from cloud.fabric.tables import Installation
 from cloud.fabric.tuf.current_trust import RenewalOrder
 from cloud.storage import ServiceEngine, compiled, excluded, insert_into, param
@@ -16,6 +17,10 @@ RENEWAL = "renew_devices"
 SESSIONS = "sessions_until."
 RECOVERY_KEY = "recovery_key"
 """The key of the hashes of recovery codes."""
+RECONCILED = "reconciled"
+"""The epoch, and the time of Breakwater's last restore, at the last comparison of generations: `EPOCH:MILLISECONDS`."""
+REBUILD = "rebuild"
+"""The time at which an operator began the rebuild of a lost database. No row while no rebuild runs."""
 READINESS = "readiness"
 """The row that the check of readiness writes. No code reads it."""
 
@@ -34,6 +39,7 @@ _RAISE = compiled(
         where=Installation.value < excluded(Installation.value),
     )
 )
+_DELETE = compiled(Installation.delete().where(Installation.name == param("name")).returning(Installation.name))
 _REPLACE = compiled(
     Installation.update({Installation.value: param("new")})
     .where(Installation.name == param("name"), Installation.value == param("old"))
@@ -73,6 +79,30 @@ class InstallationStore:
         """Replace `old` by `new` by compare-and-set. False if another replica was first, or there is a newer order."""
         values = {"old": msgspec.json.encode(old), "new": msgspec.json.encode(new)}
         return bool(await self._engine.fetch(_REPLACE, name=RENEWAL, **values))
+
+    async def reconciled(self) -> tuple[int, int]:
+        """The epoch and the time of Breakwater's last restore (ms) at the last comparison; (FIRST_EPOCH, 0) before it."""
+        row = await self._engine.fetch_one(_FIND, name=RECONCILED)
+        if row is None:
+            return FIRST_EPOCH, 0
+        epoch, _, restored = bytes(row["value"]).decode().partition(":")
+        return int(epoch), int(restored)
+
+    async def set_reconciled(self, epoch: int, restored: int) -> None:
+        """Store that generations were compared in this epoch with a Breakwater that was last restored at `restored`."""
+        await self._engine.fetch(_SET, name=RECONCILED, value=f"{epoch}:{restored}".encode())
+
+    async def rebuild_since(self) -> datetime | None:
+        """The time at which an operator began a rebuild; None while no rebuild runs."""
+        row = await self._engine.fetch_one(_FIND, name=REBUILD)
+        return None if row is None else datetime.fromisoformat(bytes(row["value"]).decode())
+
+    async def begin_rebuild(self, at: datetime) -> None:
+        await self._engine.fetch(_SET, name=REBUILD, value=at.isoformat().encode())
+
+    async def end_rebuild(self) -> bool:
+        """Store that no rebuild runs. False if none ran."""
+        return bool(await self._engine.fetch(_DELETE, name=REBUILD))
 
     async def raise_sessions_until(self, key_id: str, until: datetime) -> None:
         """Store that session certificates of this issuing CA may be valid until `until`. An earlier time is ignored."""

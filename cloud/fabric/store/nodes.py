@@ -79,6 +79,9 @@ _UPDATE = compiled(
             Node.clone_at,
             Node.enrolled,
             Node.overlap_until,
+            Node.presented_epoch,
+            Node.hold,
+            Node.hold_at,
         )
         | {Node.wake_cursor: param("wakes") + Node.wake_cursor}
     ).where(Node.id == param("id"))

@@ -9,6 +9,7 @@ from cloud.audit import AuditEntry
 from cloud.fabric.attestation.drift import Drift
 from cloud.fabric.bodies.clones import CloneCause, ClonePolicy, NoCause
 from cloud.fabric.bodies.recovery import RecoveryEvidence, RecoveryPolicy
+from cloud.fabric.bodies.restored import Hold
 from cloud.fabric.schemas import (
     ActivationState,
     LeaseIntervals,
@@ -23,6 +24,8 @@ from protocol.ids import ActivationId, CodeId, NodeId, RecoveryCodeId, RecoveryI
 from protocol.messages.recovery import CaseState, Needs, Situation
 from protocol.signed.statements import Grant, Tier
 
+FIRST_EPOCH = 1
+"""The epoch of an installation that was never restored from a backup."""
 RenewalState = Literal["challenged", "failed", "proved", "issued", "done"]
 GenerationState = Literal["offered", "confirmed", "closed"]
 
@@ -175,6 +178,10 @@ class NodeRow(msgspec.Struct, frozen=True):
     is measured against it. It is empty for nodes that an earlier release made.
     `overlap_until` is the latest `terminate_at` that a closed generation had when it was closed: so long may a machine
     with that generation run offline. None if no closed generation had a lease.
+    `presented_epoch` is the installation's epoch in which the node last presented its statement, or was activated. A
+    lower epoch than the installation's means that the cloud was restored since. `hold` says why the node gets no later
+    dates since `hold_at`, empty and None without a reason. `reconstructed_at` is the time at which the row was made from
+    the node's certificate and statement, None for a row of an activation.
     """
 
     id: NodeId
@@ -211,6 +218,10 @@ class NodeRow(msgspec.Struct, frozen=True):
     floor_reset_at: datetime | None = None
     enrolled: dict[str, str] = {}
     overlap_until: datetime | None = None
+    presented_epoch: int = FIRST_EPOCH
+    hold: Hold = ""
+    hold_at: datetime | None = None
+    reconstructed_at: datetime | None = None
 
 
 class GenerationRow(msgspec.Struct, frozen=True):
@@ -313,7 +324,8 @@ class RenewalRow(msgspec.Struct, frozen=True):
     node keep its key. A new key is allowed at any time.
     States: challenged -> proved -> issued -> done. challenged -> failed after the last wrong answer. A renewal with a
     new key stays in `issued` until the issuer has revoked the certificates of the old key. A renewal with the same key
-    goes from proved to done. The fields after `expires_at` are empty until the proof.
+    goes from proved to done. The fields after `expires_at` are empty until the proof, except `ak_public`: the attestation
+    key of the evidence, if the generation's own one is not known.
     """
 
     id: RenewalId
@@ -331,6 +343,7 @@ class RenewalRow(msgspec.Struct, frozen=True):
     node_public_key: bytes
     not_after: datetime | None
     certificate_chain: tuple[bytes, ...]
+    ak_public: bytes = b""
 
 
 class RecoveryCodeRow(msgspec.Struct, frozen=True):

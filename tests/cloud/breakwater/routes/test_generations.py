@@ -6,10 +6,12 @@ from cloud.clock import utc_now
 from cloud.contracts.breakwater import (
     PATH_CLOSE,
     PATH_DEVICE,
+    PATH_GENERATIONS,
     PATH_OPEN,
     PATH_SESSION,
     GenerationOpened,
     GenerationsClosed,
+    GenerationsPage,
 )
 from cloud.mtls.client import ProblemAnswer
 from cloud.mtls.identity import make_csr
@@ -43,6 +45,8 @@ async def test_the_life_of_a_generation(live: Live) -> None:
             assert (await renew(node, make_csr(new_key()))).status == 403
             closed = (await fabric.call("POST", PATH_CLOSE, closing())).into(GenerationsClosed)
             assert closed == GenerationsClosed(2)
+            listed = (await fabric.call("GET", PATH_GENERATIONS + "?cursor=")).into(GenerationsPage)
+            assert ([each.closed_up_to for each in listed.nodes], listed.cursor, listed.restored) == ([1], "", 0)
             # The next request on the same connection.
             with pytest.raises(ProblemAnswer, match="generation_closed"):
                 (await renew(node, renewal)).into(Certificate)

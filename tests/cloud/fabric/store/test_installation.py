@@ -29,3 +29,19 @@ async def test_the_end_of_an_issuers_sessions_only_moves_forward(stores: Stores)
     await stores.installation.raise_sessions_until("bb", NOW)
     kept = sessions_until(await stores.installation.read_all())
     assert kept == {"aa": NOW + 3 * HOUR, "bb": NOW}
+
+
+async def test_the_last_comparison_with_breakwater_is_stored(stores: Stores) -> None:
+    assert await stores.installation.reconciled() == (1, 0)
+    for reconciled in ((2, 0), (2, 1), (12, 3)):
+        await stores.installation.set_reconciled(*reconciled)
+        assert await stores.installation.reconciled() == reconciled
+
+
+async def test_a_rebuild_runs_until_it_is_ended(stores: Stores) -> None:
+    assert await stores.installation.rebuild_since() is None
+    assert not await stores.installation.end_rebuild()
+    await stores.installation.begin_rebuild(NOW)
+    assert await stores.installation.rebuild_since() == NOW
+    assert await stores.installation.end_rebuild()
+    assert await stores.installation.rebuild_since() is None
