@@ -70,6 +70,8 @@ def human_license(document: dict[str, Any]) -> str:
         rows += [(name, lease[name]) for name in ("refresh_after", "expires_at", "grace_until", "terminate_at")]
         if lease.get("final_reason"):  # an older agent has none
             rows.append(("final lease", lease["final_reason"]))
+        if lease.get("recovery"):  # as above
+            rows.append(("recovery", lease["recovery"]))
     rows += [("flag", flag) for flag in document["flags"]]
     rows.append(("notice", document.get("notice", "")))  # as above
     return _lines((name, value) for name, value in rows if value != "")

@@ -22,6 +22,8 @@ The rules:
   flagged.
 - A lease that has terminated by the wall clock alone, while this clock is suspect, has the exit code of the clock. The
   gate opens again when the clock is corrected, or when the cloud has signed a time.
+- A grace lease of a recovery opens the gate until its one end. A person or a recovery code must still approve the
+  recovery. Then an ordinary lease follows.
 - The gate opens only if the TPM of the activation is in this machine: it has used the node's key since the machine
   started, or shows the recorded endorsement key. If this TPM then fails, the lease's dates decide. From
   `refresh_after` on the exit code is that of the TPM, because without the TPM there is no new lease.
@@ -50,6 +52,7 @@ LicenceState = Literal[
     "hardware-mismatch",
     "stale",
     "terminated",
+    "recovery-pending",
     "restricted",
     "grace",
     "refresh-due",
@@ -139,6 +142,14 @@ _TABLE: dict[LicenceState, _Row] = {
     "hardware-mismatch": _Row(False, False, Exit.HARDWARE_MISMATCH, "this machine's TPM is not the activated TPM"),
     "stale": _Row(False, False, Exit.STALE, "there is no statement that can be trusted"),
     "terminated": _Row(False, False, Exit.TERMINATED, "the lease has terminated"),
+    "recovery-pending": _Row(
+        True,
+        True,
+        Exit.OK,
+        "the machine runs on the grace lease of a recovery",
+        "Ask the operator to approve the recovery, or run `cascadia recover` with a recovery code. The agent keeps "
+        "asking the cloud by itself.",
+    ),
     "restricted": _Row(True, False, Exit.OK, "the grace of the lease is over; no new work may begin", _ASKING),
     "grace": _Row(True, True, Exit.OK, "the lease has expired and is in its grace", _ASKING),
     "refresh-due": _Row(
@@ -223,6 +234,8 @@ def _suspension(evidence: Evidence, holder: Holder) -> Suspension | None:
 def _by_dates(lease: Lease, at: datetime) -> LicenceState:
     if at >= lease.terminate_at:
         return "terminated"
+    if lease.recovery is not msgspec.UNSET:
+        return "recovery-pending"
     if at >= lease.grace_until:
         return "restricted"
     if at >= lease.expires_at:
@@ -254,11 +267,13 @@ def _judge(evidence: Evidence) -> tuple[LicenceState, str]:
     if lease is None:
         return "stale", "the stored statement is damaged" if stored.damaged else "no statement is stored"
     state = _by_dates(lease, max(evidence.time.high, lease.issued_at))
-    final = f"final lease: {lease.final.reason}" if lease.final is not None else ""
+    detail = f"final lease: {lease.final.reason}" if lease.final is not None else ""
+    if lease.recovery is not msgspec.UNSET:
+        detail = lease.recovery
     if lease.clone_suspected is not msgspec.UNSET and state in ("active", "refresh-due"):
         # A suspected machine runs in grace at the best. Its dates stay, so it is refreshed as any other.
         state = "grace"
-    return state, final
+    return state, detail
 
 
 def _by_wall_clock_alone(lease: Lease, time: Judged) -> bool:
@@ -278,6 +293,8 @@ def _below_floor(view: FloorView, stored: StoredEvidence, holder: Holder) -> str
 
 
 def _deadline(lease: Lease, at: datetime) -> datetime | None:
+    if lease.recovery is not msgspec.UNSET:
+        return lease.terminate_at if lease.terminate_at > at else None
     dates = (lease.refresh_after, lease.expires_at, lease.grace_until, lease.terminate_at)
     return min((date for date in dates if date > at), default=None)
 
@@ -290,11 +307,11 @@ def judge(evidence: Evidence) -> Verdict:
     if state == "hardware-mismatch" and evidence.in_software:
         row = _OTHER_MACHINE
     suspected = _is_suspected(evidence)
-    if suspected and state in ("grace", "restricted"):
+    if suspected and state in ("recovery-pending", "grace", "restricted"):
         row = msgspec.structs.replace(_CLONED, new_work=row.new_work)
     lease = (
         current_lease(evidence.stored, evidence.holder)
-        if state in ("terminated", "restricted", "grace", "refresh-due", "active")
+        if state in ("terminated", "recovery-pending", "restricted", "grace", "refresh-due", "active")
         else None
     )
     reason, code = f"{row.reason} ({detail})" if detail else row.reason, row.exit

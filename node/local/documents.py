@@ -66,6 +66,8 @@ class LeaseDocument(msgspec.Struct, frozen=True):
     """The entitlements with limit, dates or attributes."""
     final_reason: str = ""
     """Why no later lease follows, if the lease is final. Empty otherwise."""
+    recovery: str = ""
+    """Id of the recovery case, if the lease is the grace lease of a recovery. Empty otherwise."""
 
 
 class LicenseDocument(msgspec.Struct, frozen=True):
@@ -74,8 +76,8 @@ class LicenseDocument(msgspec.Struct, frozen=True):
     format: int
     """Version of the document."""
     state: str
-    """State of the licence: `active`, `refresh-due`, `grace`, `restricted`, `terminated`, `suspended`, `revoked`,
-    `pending`, `stale`, `hardware-mismatch` or `unactivated`."""
+    """State of the licence: `active`, `refresh-due`, `grace`, `restricted`, `recovery-pending`, `terminated`, `suspended`,
+    `revoked`, `pending`, `stale`, `hardware-mismatch` or `unactivated`."""
     gate: str
     """`open` if licensed software may run, else `closed`."""
     new_work: bool
@@ -223,6 +225,7 @@ def lease_document(lease: Lease) -> LeaseDocument:
         lease_version=lease.version,
         entitlement_terms=tuple(grant for grant in lease.entitlements if isinstance(grant, Entitlement)),
         final_reason=lease.final.reason if lease.final is not None else "",
+        recovery=lease.recovery or "",
     )
 
 

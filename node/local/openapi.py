@@ -46,6 +46,7 @@ EXAMPLES: dict[str, Any] = {
     "notify_at": [],
     "entitlement_terms": [],
     "final_reason": "",
+    "recovery": "",
     "why": "granted",
     "limit": 8,
     "attributes": {"site": "north"},

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -102,15 +103,17 @@ class Decision(RuleBasedStateMachine):
 
     # The cloud
 
-    @rule(kind=st.sampled_from(["lease", "lease", "suspension", "revocation"]))
+    @rule(kind=st.sampled_from(["lease", "lease", "grace lease", "suspension", "revocation"]))
     def the_cloud_signs(self, kind: str) -> None:
         cloud = self.site.cloud
         if isinstance(cloud.current, Revocation):
             return
         if kind == "revocation":
             cloud.revoke()
+        elif kind == "suspension":
+            cloud.say(cloud.fabric.suspension())
         else:
-            cloud.say(cloud.lease() if kind == "lease" else cloud.fabric.suspension())
+            cloud.say(cloud.lease() if kind == "lease" else cloud.grace_lease())
 
     @precondition(lambda self: self.site.cloud.fabric.last_generation < GENERATIONS)
     @rule(away_from=reach, crash=crashes, stage=stages)
@@ -148,6 +151,9 @@ class Decision(RuleBasedStateMachine):
         assert site.generation == cloud.fabric.confirmed
         expected = {Lease: "active", Suspension: "suspended", Revocation: "revoked"}
         current = cloud.current
+        if isinstance(current, Lease) and current.recovery is not msgspec.UNSET:
+            assert (state, gate_open) == ("recovery-pending", True)
+            return
         # The lease is a day old at most, and trusted time may be ahead by the clock skew.
         due = isinstance(current, Lease) and site.machine.true >= current.refresh_after - CLOCK_SKEW
         assert state == expected[type(current)] or (due and state == "refresh-due")

@@ -23,7 +23,7 @@ from node.trust.published import TrustSet
 from protocol import problems
 from protocol.evidence import ClockInfo
 from protocol.fingerprint import enroll
-from protocol.ids import RenewalId, make_id
+from protocol.ids import RecoveryId, RenewalId, make_id
 from protocol.limits import CLOCK_SKEW
 from protocol.messages.renewal import Renewed
 from protocol.messages.sessions import Ask, StatementAnswer
@@ -45,6 +45,9 @@ SERIALS = Components(
     {"product_uuid": "4c4c4544-0051", "board_serial": "CNFCP009", "disk_serial": "S3Z8NB0K"}, Reasons()
 )
 RENEWAL = RenewalId(make_id("ren", 1, bytes(10)))
+CASE = RecoveryId(make_id("rcv", 1, bytes(10)))
+GRACE = 3 * DAY
+"""The life of a grace lease."""
 
 
 @lru_cache
@@ -116,14 +119,19 @@ class Cloud:
         self.signed.append(token)
         self.fabric.statement = token
 
-    def lease(self) -> str:
+    def lease(self, **changes: Any) -> str:
         """A new lease of the confirmed generation. It names the counter of the floor once `promises` is set."""
         of_tier: dict[str, Any] = {"floor": HardwareFloor(index=counter.places(f"{DOMAIN}/{NODE}")[0])}
         if self._software:
             of_tier = {"tier": "software", "fingerprint": enroll(fingerprint(SALT, SERIALS))}
         public = WrappedKey(self.certified[self.fabric.confirmed], b"", b"").public_key()
         promised = self.promises or self._software
-        return self.fabric.lease(node_key=key_hash(public), **(of_tier if promised else {}))
+        return self.fabric.lease(node_key=key_hash(public), **(of_tier if promised else {}), **changes)
+
+    def grace_lease(self) -> str:
+        """A grace lease of a recovery, for the key and with the terms of an ordinary lease."""
+        ends = self._machine.true + GRACE
+        return self.lease(recovery=CASE, expires_at=ends, grace_until=ends, terminate_at=ends)
 
     def present(self) -> str:
         """The current statement. A lease for a key that is not certified any more is signed again, as Fabric does."""

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from node.licensing.notices import Notice, notice_of
+from protocol.ids import RecoveryId, make_id
 from protocol.signed.statements import Final
 from tests.node.licensing.samples import DAY, T0, changed, make_lease
 
@@ -39,6 +40,16 @@ def test_a_final_lease_has_a_notice_from_its_issue_on_and_one_at_each_date() -> 
     assert notice_of(FINAL, T0) == Notice(T0, text)
     assert notice_of(FINAL, ENDS - 7 * DAY) == Notice(ENDS - 7 * DAY, text)
     assert notice_of(FINAL, ENDS) is None
+
+
+def test_a_grace_lease_has_a_notice_from_its_issue_on() -> None:
+    case = RecoveryId(make_id("rcv", 1, bytes(10)))
+    lease = changed(FINAL, final=None, recovery=case, notify_at=())
+    notice = notice_of(lease, T0)
+    assert notice is not None
+    assert (notice.since, case in notice.text) == (T0, True)
+    assert notice.text.endswith("all licensed software stops at 2026-12-22T12:00:00Z")
+    assert notice_of(lease, ENDS) is None
 
 
 def test_without_dates_there_is_no_notice() -> None:

@@ -21,6 +21,7 @@ from node.licensing.verdict import (
     current_revocation,
     judge,
 )
+from protocol.ids import RecoveryId, make_id
 from protocol.signed.statements import Final, Holder, Verified
 from tests.node.licensing.samples import (
     DAY,
@@ -39,6 +40,15 @@ LEASE = make_lease()
 LEASED = StoredEvidence(statement=verified(LEASE), received_at=T0)
 SUSPENDED = StoredEvidence(statement=verified(make_suspension()))
 TOMB = verified(make_revocation())
+GRACE = msgspec.structs.replace(
+    LEASE,
+    node_key="3b" * 32,
+    expires_at=T0 + 3 * DAY,
+    grace_until=T0 + 3 * DAY,
+    terminate_at=T0 + 3 * DAY,
+    recovery=RecoveryId(make_id("rcv", 1, bytes(10))),
+)
+RECOVERS = StoredEvidence(statement=verified(GRACE), received_at=T0)
 FOREIGN_LEASE = verified(make_lease(node=OTHER_NODE))
 FOREIGN_TOMB = verified(make_revocation(node=OTHER_NODE))
 NEWER = Holder(HOLDER.trust_domain, HOLDER.tenant, HOLDER.node, 2)
@@ -155,6 +165,16 @@ CASES = [
         False,
         Exit.TERMINATED,
     ),
+    Case("grace lease of a recovery", evidence(RECOVERS), "recovery-pending", True, Exit.OK, True),
+    Case("grace lease due for refresh", evidence(RECOVERS, now=T0 + 2 * DAY), "recovery-pending", True, Exit.OK, True),
+    Case("grace lease at its end", evidence(RECOVERS, now=T0 + 3 * DAY), "terminated", False, Exit.TERMINATED),
+    Case(
+        "grace lease on another chip",
+        evidence(RECOVERS, hardware="other"),
+        "hardware-mismatch",
+        False,
+        Exit.HARDWARE_MISMATCH,
+    ),
     Case("clock at 1970", evidence(now=datetime.fromtimestamp(0, T0.tzinfo)), "active", True, Exit.OK, True),
 ]
 
@@ -264,7 +284,29 @@ def test_a_verdict_can_be_sent() -> None:
     assert b'"exit":80' in msgspec.json.encode(judge(evidence(holder=None)))
 
 
-STATEMENTS: list[Verified | None] = [None, LEASED.statement, SUSPENDED.statement, TOMB, FOREIGN_LEASE, FOREIGN_TOMB]
+def test_a_grace_lease_names_its_case_and_its_one_end() -> None:
+    verdict = judge(evidence(RECOVERS, now=T0 + 2 * DAY))
+    assert str(GRACE.recovery) in verdict.reason
+    assert "cascadia recover" in verdict.next
+    assert verdict.deadline == GRACE.terminate_at
+    assert judge(evidence(RECOVERS, now=GRACE.terminate_at)).deadline is None
+
+
+def test_a_suspected_clone_on_a_grace_lease_has_the_exit_code_of_the_clone() -> None:
+    suspected = verified(msgspec.structs.replace(GRACE, clone_suspected=T0))
+    verdict = judge(evidence(StoredEvidence(statement=suspected, received_at=T0)))
+    assert (verdict.state, verdict.gate_open, verdict.exit) == ("recovery-pending", True, Exit.CLONE)
+
+
+STATEMENTS: list[Verified | None] = [
+    None,
+    LEASED.statement,
+    RECOVERS.statement,
+    SUSPENDED.statement,
+    TOMB,
+    FOREIGN_LEASE,
+    FOREIGN_TOMB,
+]
 stored_evidence = st.builds(
     StoredEvidence,
     statement=st.sampled_from(STATEMENTS),

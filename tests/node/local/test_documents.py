@@ -58,6 +58,7 @@ LEASE_MEMBERS = [
     "lease_version",
     "entitlement_terms",
     "final_reason",
+    "recovery",
 ]
 
 
