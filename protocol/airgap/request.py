@@ -44,6 +44,7 @@ from protocol.limits import (
     SEQ_MAX,
 )
 from protocol.messages.activation import TrustPin
+from protocol.messages.recovery import RecoveryClaim
 from protocol.signed import envelope
 from protocol.signed.envelope import EnvelopeError, verify_signature
 
@@ -139,6 +140,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Receipt of the answer that was imported before."""
     development: bool = False
     """Whether the agent runs in development mode."""
+    recovery: RecoveryClaim | None = None
+    """What the machine says about the node that it was, for a recovery. `code` may then hold a recovery code."""
     usage: Annotated[str, msgspec.Meta(max_length=USAGE_BYTES_MAX)] | msgspec.UnsetType = msgspec.UNSET
     """Reserved for usage data. This version leaves it out, and a cloud of this version ignores it."""
 
@@ -253,6 +256,8 @@ def _check_parts(request: Request, file: RequestFile) -> None:
         reason = "it has no evidence of a TPM"
         if not lacking and request.kind == "activate":
             lacking, reason = not request.code, "it has no activation code"
+        elif not lacking:
+            lacking, reason = request.recovery is None, "it does not say which node it was"
     if lacking:
         raise RequestInvalid(f"the request of the kind {request.kind} is not complete: {reason}")
 

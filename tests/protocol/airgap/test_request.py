@@ -20,6 +20,7 @@ from protocol.airgap.request import (
 )
 from protocol.encoding import sha256, sha256_hex
 from protocol.ids import AirgapRequestId, TenantId
+from protocol.messages.recovery import RecoveryClaim
 from tests.protocol.airgap.examples import MADE, REQUEST_ID, a_request, an_activation, opened, signed_request, spki
 
 
@@ -76,6 +77,14 @@ def test_a_request_of_another_format_is_named() -> None:
 def test_an_activation_needs_a_code() -> None:
     with pytest.raises(RequestInvalid, match="it has no activation code"):
         open_request(signed_request(an_activation(code="")))
+
+
+def test_a_recovery_says_which_node_the_machine_was() -> None:
+    with pytest.raises(RequestInvalid, match="it does not say which node it was"):
+        open_request(signed_request(an_activation(kind="recover", code="")))
+    claim = RecoveryClaim(situation="reinstalled")
+    made = an_activation(kind="recover", code="", recovery=claim)
+    assert open_request(signed_request(made)).request.recovery == claim
 
 
 def test_a_field_of_a_later_version_is_refused_with_the_reason() -> None:
