@@ -34,6 +34,8 @@ _ID_PREFIXES = {
     "CodeId": "code",
     "TokenId": "tok",
     "AirgapRequestId": "agr",
+    "RecoveryId": "rcv",
+    "RecoveryCodeId": "rcc",
 }
 _PLAIN_EXAMPLES: Mapping[type[types.Type], Any] = {
     types.IntType: 1,

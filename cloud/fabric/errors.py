@@ -22,7 +22,7 @@
     │   ├── ApprovalExpired        no operator decided in time, or the approved machine did not return in time
     │   ├── FingerprintRefused     a software node does not match its enrolled fingerprint
     │   ├── RecoveryRefused        the machine cannot recover the node; `allowed_at` is the time of a repeat, or None
-    │   ├── RecoveryCodeRefused    unknown, used, expired, or for another node: all get the same answer
+    │   │   └── RecoveryCodeRefused    unknown, used, expired, not usable yet, or for another node
     │   ├── CsrRefused
     │   ├── ProofRefused           the session proof
     │   ├── CertificateRefused     the device certificate
@@ -148,8 +148,19 @@ class RecoveryRefused(Refused):
         self.allowed_at = allowed_at
 
 
-class RecoveryCodeRefused(Refused):
-    """The recovery code is unknown, used, revoked, expired, not usable yet, or made for another node."""
+class RecoveryCodeRefused(RecoveryRefused):
+    """The recovery code is unknown, used, revoked, expired, not usable yet, or made for another node.
+
+    `code` and `tenant` are those of a code that exists, for the audit; `node` is the node that asked with it.
+    """
+
+    def __init__(
+        self, detail: str, allowed_at: datetime | None = None, *, code: str = "", tenant: str = "", node: str = ""
+    ) -> None:
+        super().__init__(detail, allowed_at)
+        self.code = code
+        self.tenant = tenant
+        self.node = node
 
 
 class CsrRefused(Refused):

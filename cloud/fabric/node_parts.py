@@ -45,6 +45,7 @@ from cloud.fabric.service.published_trust.publishing import Publishing
 from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
 from cloud.fabric.service.published_trust.session_ends import SessionEnds
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
+from cloud.fabric.service.recovery.codes import RecoveryCodes
 from cloud.fabric.store import Stores
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.tuf.repository import OnlineSigners
@@ -80,6 +81,7 @@ class Shared:
     audit_retention: AuditRetention
     acting: Acting
     code_checks: CodeChecks
+    recovery_codes: RecoveryCodes
     statement_stream: StatementStream
     wake_room: WakeRoom
     woken: asyncio.Event

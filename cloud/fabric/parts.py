@@ -27,6 +27,8 @@ from cloud.fabric.service.operators.codes import Codes
 from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.service.operators.node_lists import NodeLists
 from cloud.fabric.service.operators.pcr_policies import PcrPolicies
+from cloud.fabric.service.operators.recovery_codes import RecoveryCodeIssues
+from cloud.fabric.service.operators.recovery_policies import RecoveryPolicies
 from cloud.fabric.service.operators.standing import Standings
 from cloud.fabric.service.operators.tenants import Tenants
 from cloud.fabric.service.operators.token_refusals import TokenRefusals
@@ -39,6 +41,8 @@ from cloud.fabric.service.published_trust.publishing import Publishing
 from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
 from cloud.fabric.service.published_trust.session_ends import SessionEnds
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
+from cloud.fabric.service.recovery.codes import RecoveryCodes
+from cloud.fabric.service.recovery.tries import RecoveryTries
 from cloud.fabric.store import Stores
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
@@ -58,6 +62,8 @@ class OperatorParts:
     node_lists: NodeLists
     clone_cases: CloneCases
     pcr_policies: PcrPolicies
+    recovery_code_issues: RecoveryCodeIssues
+    recovery_policies: RecoveryPolicies
     trusted_hardware: TrustedHardware
     audit_lists: AuditLists
 
@@ -91,10 +97,18 @@ SERVICES = (
 
 def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
     """Make all parts and connect them. Starts nothing."""
+    audit = AuditLog(entries=AuditEntries(AuditRow, ports.now, ports.entropy), store=stores.audit)
     shared = Shared(
-        audit=AuditLog(entries=AuditEntries(AuditRow, ports.now, ports.entropy), store=stores.audit),
+        audit=audit,
         acting=Acting(now=ports.now, begin=stores.transaction, tokens=stores.tokens),
         code_checks=CodeChecks(now=ports.now, codes=stores.codes, tenants=stores.tenants),
+        recovery_codes=RecoveryCodes(
+            key=secrets.recovery_key,
+            now=ports.now,
+            audit=audit,
+            codes=stores.recovery_codes,
+            tries=RecoveryTries(now=ports.now, transaction=stores.transaction, audit=audit, factor=ports.limits_factor),
+        ),
         audit_retention=AuditRetention(now=ports.now, store=stores.audit),
         statement_stream=StatementStream(
             trust_domain=ports.trust_domain,
@@ -216,6 +230,19 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
         pcr_policies=PcrPolicies(
             acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants, nodes=stores.nodes
         ),
+        recovery_code_issues=RecoveryCodeIssues(
+            key=shared.recovery_codes.key,
+            now=now,
+            entropy=entropy,
+            acting=acting,
+            audit=audit,
+            cases=stores.recovery_cases,
+            codes=stores.recovery_codes,
+            nodes=stores.nodes,
+            tenants=stores.tenants,
+            filters=filters,
+        ),
+        recovery_policies=RecoveryPolicies(acting=acting, audit=audit, tenants=stores.tenants),
         audit_lists=AuditLists(audit=stores.audit, filters=filters),
     )
 

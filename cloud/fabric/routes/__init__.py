@@ -11,6 +11,7 @@ from cloud.fabric.routes import (
     health,
     node,
     operator,
+    recovery,
     renewal,
     repository,
     software,
@@ -30,6 +31,7 @@ def routes() -> list[Router]:
         *operator.HANDLERS,
         *hardware.HANDLERS,
         *clones.HANDLERS,
+        *recovery.HANDLERS,
         *trust.HANDLERS,
         *health.HANDLERS,
     ]

@@ -9,7 +9,19 @@ from cloud.fabric.errors import FabricError, NotFound, refusal
 from cloud.fabric.service.views import CURSOR_CHARS_MAX, PAGE_ITEMS_MAX
 from cloud.http.bounds import PRINTABLE
 from cloud.http.problems import handle
-from protocol.ids import ActivationId, CodeId, IdError, NodeId, Prefix, RenewalId, TenantId, TokenId, parse_id
+from protocol.ids import (
+    ActivationId,
+    CodeId,
+    IdError,
+    NodeId,
+    Prefix,
+    RecoveryCodeId,
+    RecoveryId,
+    RenewalId,
+    TenantId,
+    TokenId,
+    parse_id,
+)
 from protocol.openapi import id_pattern
 
 
@@ -23,6 +35,8 @@ OfNode = Annotated[str, _of("node", "node")]
 OfCode = Annotated[str, _of("activation code", "code")]
 OfToken = Annotated[str, _of("token", "tok")]
 OfActivation = Annotated[str, _of("activation", "act")]
+OfRecovery = Annotated[str, _of("recovery case", "rcv")]
+OfRecoveryCode = Annotated[str, _of("recovery code", "rcc")]
 OfRenewal = Annotated[str, _of("renewal", "ren")]
 
 Cursor = Annotated[
@@ -87,6 +101,16 @@ def token_id(text: str) -> TokenId:
 def activation_id(text: str) -> ActivationId:
     """The id of an activation. Raises NotFound for a text of another form."""
     return ActivationId(_id("act", text))
+
+
+def recovery_id(text: str) -> RecoveryId:
+    """The id of a recovery case. Raises NotFound for a text of another form."""
+    return RecoveryId(_id("rcv", text))
+
+
+def recovery_code_id(text: str) -> RecoveryCodeId:
+    """The id of a recovery code. Raises NotFound for a text of another form."""
+    return RecoveryCodeId(_id("rcc", text))
 
 
 def renewal_id(text: str) -> RenewalId:

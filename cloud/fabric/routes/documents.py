@@ -87,6 +87,12 @@ API = Api(
         ),
         Tag("sessions", "A node proves its identity, gets its statement, and waits for changes.", ("/v1/node/",)),
         Tag("codes", "Activation codes.", ("/v1/codes", "/v1/tenants/{tenant}/codes")),
+        Tag(
+            "recovery",
+            "Recovery codes, and what a tenant lets happen without a person when a machine has lost its state or was "
+            "replaced.",
+            ("/v1/recovery", "/v1/tenants/{tenant}/recovery-policy"),
+        ),
         Tag("tenants", "Tenants and the hardware that they trust.", ("/v1/tenants",)),
         Tag("nodes", "Nodes, their standing, and suspected clones.", ("/v1/nodes", "/v1/clones")),
         Tag("tokens", "Operators' tokens.", ("/v1/tokens",)),

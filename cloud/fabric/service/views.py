@@ -12,6 +12,7 @@ from cloud.fabric.attestation.ek_makers import UNKNOWN, maker_of
 from cloud.fabric.attestation.ek_roots import TrustError, is_root, read_ca
 from cloud.fabric.attestation.pcr_quotes import changed
 from cloud.fabric.bodies.hardware import FingerprintDrift
+from cloud.fabric.bodies.recovery_codes import RecoveryCode, RecoveryCodeState
 from cloud.fabric.errors import Invalid
 from cloud.fabric.store.rows import (
     ActivationRow,
@@ -21,6 +22,7 @@ from cloud.fabric.store.rows import (
     EkRootRow,
     GenerationRow,
     NodeRow,
+    RecoveryCodeRow,
     TenantRow,
     TokenRow,
 )
@@ -234,6 +236,33 @@ def drift(row: Drift) -> FingerprintDrift:
         missing=row.missing,
         changed_at=row.changed_at,
         alternated_at=row.alternated_at,
+    )
+
+
+def recovery_code(row: RecoveryCodeRow, now: datetime) -> RecoveryCode:
+    """A recovery code with its state at `now`: used, else revoked, else expired, else delayed, else open."""
+    state: RecoveryCodeState = "open"
+    if row.used_at is not None:
+        state = "used"
+    elif row.revoked_at is not None:
+        state = "revoked"
+    elif row.expires_at <= now:
+        state = "expired"
+    elif row.usable_from > now:
+        state = "delayed"
+    return RecoveryCode(
+        id=row.id,
+        tenant=row.tenant,
+        node=row.node,
+        case=row.recovery_case,
+        state=state,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        usable_from=row.usable_from,
+        expires_at=row.expires_at,
+        used_at=row.used_at,
+        used_case=row.used_case,
+        revoked_at=row.revoked_at,
     )
 
 

@@ -9,6 +9,7 @@ be held by many transactions at a time, and covers reads only.
 | `chip:HASH` | whether a node with this chip exists; without a TPM, with this first node key |
 | `machines:TENANT` | the enrolled components of a tenant's software nodes: whether a machine is known |
 | `code:ID` | the code's row, its denied machines, and activations with it until their proof, also while they wait |
+| `recovery-code:ID` | the row of a recovery code. The key of its node (or of its tenant) covers which codes there are |
 | `tenant:ID` | the tenant's row, and the hardware that it trusts |
 | `token:ID` | the token's row |
 | `trust` | the files of the TUF repository |
@@ -33,7 +34,9 @@ be held by many transactions at a time, and covers reads only.
 | change a standing, accept PCR values | node | token of the operator |
 | make a code | code | token of the operator; node to readmit |
 | revoke a code | code | token of the operator |
-| make a tenant, change its hardware | tenant | token of the operator |
+| issue recovery codes | recovery-code of each; node, or tenant for a code of any node | tenant; token of the operator |
+| revoke a recovery code | recovery-code | token of the operator |
+| make a tenant, change its hardware or its policies | tenant | token of the operator |
 | make or revoke a token | token | token of the operator |
 | publish the trust | trust | token of the operator |
 | sign the online roles | trust | |
@@ -89,6 +92,11 @@ def machines_key(tenant: str) -> str:
 def code_key(code: str) -> str:
     """The key of an activation code's data."""
     return f"code:{code}"
+
+
+def recovery_code_key(code: str) -> str:
+    """The key of a recovery code's row."""
+    return f"recovery-code:{code}"
 
 
 def tenant_key(tenant: str) -> str:

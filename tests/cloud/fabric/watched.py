@@ -20,6 +20,7 @@ from cloud.fabric.store.keys import (
     code_key,
     machines_key,
     node_key,
+    recovery_code_key,
     sessions_key,
     tenant_key,
     token_key,
@@ -44,6 +45,7 @@ _ONE_MORE_WAKE = re.compile(r'UPDATE "?node"? SET "wake_cursor" = [^,]*\+[^,]* W
 _OWNER = {
     "activation": Statement("SELECT code, node FROM activation WHERE id = {id}"),
     "renewal": Statement("SELECT '' AS code, node FROM renewal WHERE id = {id}"),
+    "recovery_case": Statement("SELECT '' AS code, node FROM recovery_case WHERE id = {id}"),
 }
 
 
@@ -123,18 +125,26 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
             yield code_key(values["id" if table == "code" else "code"])
         case "tenant":
             yield tenant_key(values["id"])
+        case "recovery_code" | "recovery_case":
+            yield from _of_recovery(table, values)
         case "ek_root" | "ek_allowed" | "enrolled_component":
             yield (machines_key if table == "enrolled_component" else tenant_key)(values["tenant"])
         case "operator_token":
             yield token_key(values["id"])
-        case "tuf_metadata" | "tuf_target":
-            yield TRUST
+        case "tuf_metadata" | "tuf_target" | "revoked_service":
+            yield REVOKED if table == "revoked_service" else TRUST
         case "installation":
             yield sessions_key(values["name"].partition(".")[2]) if "." in values["name"] else ORDER
-        case "revoked_service":
-            yield REVOKED
         case _:
             raise AssertionError(f"no rule for the table {table}")
+
+
+def _of_recovery(table: str, values: dict[str, Any]) -> Iterator[str]:
+    """The keys of a recovery code, or of the codes or cases of a node. Codes of any node of a tenant are the tenant's."""
+    if table == "recovery_code" and "id" in values:
+        yield recovery_code_key(values["id"])
+    elif "node" in values:
+        yield node_key(values["node"]) if values["node"] else tenant_key(values["tenant"])
 
 
 def is_right_by_itself(sql: str) -> bool:

@@ -7,6 +7,7 @@ them.
 import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Literal, cast
@@ -219,6 +220,9 @@ class World:
         """The same proof of a renewal each time."""
         return self._renewal_proof
 
+    def recovery_codes(self) -> object:
+        return {"tenant": self.tenant, "expires_at": utc_now() + timedelta(days=30)}
+
     def renewal(self) -> object:
         """The same renewal request each time. It gets one certificate."""
         return self._renewal
@@ -288,6 +292,11 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "fabric GET /v1/nodes/{node}/clones": _nothing,
     "fabric POST /v1/nodes/{node}/settle": lambda _: {"keep": "0badcafe"},
     "fabric PUT /v1/tenants/{tenant}/clone-policy": lambda _: {"policy": "newest-in-grace"},
+    "fabric GET /v1/recovery/codes": _nothing,
+    "fabric POST /v1/recovery/codes": World.recovery_codes,
+    "fabric POST /v1/recovery/codes/{code}/revoke": _nothing,
+    "fabric GET /v1/tenants/{tenant}/recovery-policy": _nothing,
+    "fabric PUT /v1/tenants/{tenant}/recovery-policy": lambda _: {"grace_quota": 0},
     "fabric POST /v1/tokens": lambda _: {"name": "another"},
     "fabric GET /v1/tokens": _nothing,
     "fabric POST /v1/tokens/{token}/revoke": _nothing,

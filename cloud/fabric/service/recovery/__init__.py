@@ -1,0 +1,1 @@
+"""Use cases of recoveries: the codes that machines present."""
