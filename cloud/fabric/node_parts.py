@@ -29,6 +29,7 @@ from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.limits import ActivationLimits, SessionLimits
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
+from cloud.fabric.service.nodes.presented import PresentedStatements
 from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.fabric.service.nodes.renewal_starts import RenewalStarts
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
@@ -157,6 +158,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         trust_reports=trust.trust_reports,
         wake_room=shared.wake_room,
         seen=seen,
+        presented=_presented(given),
         audit=shared.audit,
     )
     fingerprints = _fingerprints(given, clones)
@@ -197,6 +199,22 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         seen=seen,
         fingerprints=fingerprints,
         clones=clones,
+    )
+
+
+def _presented(given: _Given) -> PresentedStatements:
+    stores, ports, secrets, shared, _ = given
+    return PresentedStatements(
+        epoch=secrets.epoch,
+        trust_domain=ports.trust_domain,
+        now=ports.now,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        nodes=stores.nodes,
+        codes=stores.codes,
+        signer=ports.signer,
+        statement_stream=shared.statement_stream,
+        wake_background=shared.woken.set,
     )
 
 

@@ -112,6 +112,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
         audit_retention=AuditRetention(now=ports.now, store=stores.audit),
         statement_stream=StatementStream(
             trust_domain=ports.trust_domain,
+            epoch=secrets.epoch,
             signer=ports.signer,
             current_trust=ports.current_trust,
             nodes=stores.nodes,

@@ -280,6 +280,7 @@ class Admissions:
             confirmed_at=None,
             intervals=code.intervals,
             enrolled=proved.fingerprint,
+            presented_epoch=self.epoch,
         )
 
     def _offered(self, row: ActivationRow, proved: Proved, node: NodeId, number: int) -> GenerationRow:

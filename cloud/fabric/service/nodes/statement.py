@@ -12,6 +12,7 @@ from cloud.fabric.errors import Conflict, SessionOutdated
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.input_checks import check_nonce_form
 from cloud.fabric.service.nodes.known import load
+from cloud.fabric.service.nodes.presented import PresentedStatements
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed, needs_signing
 from cloud.fabric.service.ports import Now, Transaction
@@ -46,6 +47,7 @@ class Statements:
     trust_reports: TrustReports
     wake_room: WakeRoom
     seen: SeenSessions
+    presented: PresentedStatements
     audit: AuditLog
 
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
@@ -126,8 +128,12 @@ class Statements:
     async def refreshed(self, node: NodeRow, generation: GenerationRow, token: str, now: datetime) -> GenerationRow:
         """Return the confirmed generation with a statement that is not due. Signs and stores one only if needed.
 
-        `token` is the statement that the node presents, empty if it has none.
+        `token` is the statement that the node presents, empty if it has none. A node that waits after a restore of the
+        cloud keeps the stored statement. A revocation that it presents closes the generation.
         """
+        node, generation = await self.presented.settle(node, generation, token)
+        if is_closed(node, generation) or self.presented.waits(node):
+            return generation
         presented = self.statement_stream.presented_seq(token, node, generation)
         if not self._needs_signing(node, generation, presented, now):
             return generation
@@ -137,7 +143,7 @@ class Statements:
                 current = await self.nodes.find_generation(node.id, generation.number)
                 if fresh is None or current is None or is_closed(fresh, current):
                     return current or generation
-                if not self._needs_signing(fresh, current, presented, now):
+                if self.presented.waits(fresh) or not self._needs_signing(fresh, current, presented, now):
                     return current
                 fresh, current = await self.statement_stream.write_current(fresh, current, now, presented)
                 await self.nodes.update(fresh)

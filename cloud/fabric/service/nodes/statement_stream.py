@@ -26,9 +26,13 @@ from protocol.signed.statements import LEASE_VERSION, HardwareFloor, Lease, Revo
 
 @dataclass(frozen=True, kw_only=True)
 class StatementStream:
-    """Signs statements, stores them with their generation, and makes the answers that carry them."""
+    """Signs statements, stores them with their generation, and makes the answers that carry them.
+
+    `epoch` is the installation's epoch. A statement has at least this epoch, and at least that of the node.
+    """
 
     trust_domain: str
+    epoch: int
     signer: Signer
     current_trust: CurrentTrust
     nodes: NodeStore
@@ -55,8 +59,10 @@ class StatementStream:
     ) -> tuple[NodeRow, GenerationRow]:
         """Sign and store the statement for the node's standing: a suspension if it is suspended, else a lease.
 
-        `presented` is the `seq` of the statement that the node presented, 0 for none. Returns the changed rows.
+        `presented` is the `seq` of the statement that the node presented, 0 for none. The statement is a decision of this
+        epoch, so the node counts as presented, and no hold remains. Returns the changed rows.
         """
+        node = msgspec.structs.replace(node, presented_epoch=self.epoch, hold="", hold_at=None)
         subject = self._subject(node, generation)
         seq = statements.next_seq(node.seq, presented)
         order = self.current_trust.order
@@ -67,6 +73,13 @@ class StatementStream:
         )
         facts = statements.facts(subject) if isinstance(statement, Lease) else ""
         return await self._write(node, msgspec.structs.replace(generation, lease_facts=facts), statement)
+
+    async def adopt(
+        self, node: NodeRow, generation: GenerationRow, lease: Lease, token: str
+    ) -> tuple[NodeRow, GenerationRow]:
+        """Store a lease of ours that the node presents and that this database has lost. Returns the changed rows."""
+        node = msgspec.structs.replace(node, epoch=max(node.epoch, lease.epoch), seq=max(node.seq, lease.seq))
+        return await self._store(node, generation, lease, token)
 
     def is_outdated(self, node: NodeRow, generation: GenerationRow) -> bool:
         """Whether the stored lease says something else than a lease that is signed now, beside its dates.
@@ -146,7 +159,7 @@ class StatementStream:
             tenant=node.tenant,
             node=node.id,
             generation=generation.number,
-            epoch=node.epoch,
+            epoch=max(self.epoch, node.epoch),
             tier=node.tier,
             profile=node.profile,
             entitlements=node.entitlements,
@@ -164,10 +177,16 @@ class StatementStream:
     async def _write(
         self, node: NodeRow, generation: GenerationRow, statement: Statement
     ) -> tuple[NodeRow, GenerationRow]:
+        node = msgspec.structs.replace(node, epoch=statement.epoch, seq=statement.seq)
+        return await self._store(node, generation, statement, self.signer.statement(statement))
+
+    async def _store(
+        self, node: NodeRow, generation: GenerationRow, statement: Statement, token: str
+    ) -> tuple[NodeRow, GenerationRow]:
         lease = statement if isinstance(statement, Lease) else None
         generation = msgspec.structs.replace(
             generation,
-            statement=self.signer.statement(statement),
+            statement=token,
             statement_type=type(statement).__name__.lower(),
             seq=statement.seq,
             issued_at=statement.issued_at,
@@ -175,7 +194,6 @@ class StatementStream:
             terminate_at=lease.terminate_at if lease else None,
         )
         await self.nodes.update_generation(generation)
-        node = msgspec.structs.replace(node, seq=statement.seq)
         if lease and (node.lease_until is None or lease.terminate_at > node.lease_until):
             node = msgspec.structs.replace(node, lease_until=lease.terminate_at)
         return node, generation

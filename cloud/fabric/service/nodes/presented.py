@@ -1,0 +1,164 @@
+"""Use case: take up what a node presents that the restored database has lost.
+
+After a restore, each node has to present its last statement before it gets a new lease. `cloud.fabric.licensing.presented`
+judges it. A node that presents none, an equal or an earlier one gets leases as usual. A later lease is stored as it is,
+and the node is `conflicting`: it keeps that lease, and gets no later dates until an operator decides. A suspension or
+revocation is adopted with the node's standing.
+
+A revocation is adopted at any time, because an operator may have put a database file back without a restore.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from cloud.fabric.licensing.presented import Finding, judge, waits
+from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.clones import OLDER_REASON, SHUT_REASON
+from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
+from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store.keys import node_key
+from cloud.fabric.store.nodes import NodeStore
+from cloud.fabric.store.rows import GenerationRow, NodeRow
+from protocol.faults import fault_point
+from protocol.ids import NodeSpiffeId
+from protocol.signed.statements import Lease, Revocation, Statement, Suspension
+
+FOR_COPIES = frozenset({OLDER_REASON, SHUT_REASON})
+"""Reasons of statements for one copy of a suspected clone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresentedStatements:
+    """Takes up the statements that nodes present. `epoch` is the installation's epoch."""
+
+    epoch: int
+    trust_domain: str
+    now: Now
+    transaction: Transaction
+    audit: AuditLog
+    nodes: NodeStore
+    codes: CodeStore
+    signer: Signer
+    statement_stream: StatementStream
+    wake_background: WakeBackground
+
+    def waits(self, node: NodeRow) -> bool:
+        """Whether the node gets no new lease for now."""
+        return waits(node.presented_epoch, self.epoch, node.hold)
+
+    async def settle(self, node: NodeRow, generation: GenerationRow, token: str) -> tuple[NodeRow, GenerationRow]:
+        """Take up the statement `token` of a confirmed generation; empty if the node has none. Returns the present rows.
+
+        The caller has checked that the node presents it. A repeat changes nothing.
+        """
+        if not self._concerns(node, generation, token):
+            return node, generation
+        presented = self.signer.presented(token) if token != generation.statement else None
+        if not self._changes(node, generation, presented, token):
+            return node, generation
+        with fault_point("fabric.presented.settle"):
+            async with self.transaction(node_key(node.id)):
+                fresh = await self.nodes.find(node.id)
+                current = await self.nodes.find_generation(node.id, generation.number)
+                if fresh is None or current is None or is_closed(fresh, current):
+                    return fresh or node, current or generation
+                if not self._changes(fresh, current, presented, token):
+                    return fresh, current
+                finding = self._judge(fresh, current, presented, token)
+                fresh, current = await self._applied(fresh, current, finding, presented, token)
+                await self.nodes.update(fresh, wakes=finding == "revoked")
+                await self._audit(fresh, current, finding, presented)
+        if finding == "revoked":
+            self.wake_background()
+        return fresh, current
+
+    def _concerns(self, node: NodeRow, generation: GenerationRow, token: str) -> bool:
+        """Whether the token can change anything. Almost every request ends here, without a signature to verify."""
+        if generation.state != "confirmed" or is_closed(node, generation):
+            return False
+        return self.waits(node) or token not in ("", generation.statement)
+
+    def _judge(self, node: NodeRow, row: GenerationRow, presented: Statement | None, token: str) -> Finding:
+        if not token or token == row.statement:
+            return "known"
+        return judge(
+            self.signer.presented(row.statement),
+            presented,
+            tenant=node.tenant,
+            node=node.id,
+            generation=row.number,
+            for_copies=FOR_COPIES,
+        )
+
+    def _changes(self, node: NodeRow, row: GenerationRow, presented: Statement | None, token: str) -> bool:
+        """Whether the statement changes a row."""
+        finding = self._judge(node, row, presented, token)
+        if finding in ("known", "unproven"):
+            return finding == "known" and node.presented_epoch < self.epoch
+        return finding == "revoked" or self.waits(node)
+
+    async def _applied(
+        self, node: NodeRow, row: GenerationRow, finding: Finding, presented: Statement | None, token: str
+    ) -> tuple[NodeRow, GenerationRow]:
+        """The rows after a finding, in the caller's transaction. The caller writes the node."""
+        now = self.now()
+        if isinstance(presented, Revocation) and finding == "revoked":
+            return await self._revoked(node, row, presented, now)
+        node = msgspec.structs.replace(node, presented_epoch=self.epoch)
+        if isinstance(presented, Suspension) and finding == "suspended":
+            node = msgspec.structs.replace(
+                node,
+                standing="suspended",
+                standing_reason=presented.reason,
+                standing_at=presented.issued_at,
+                epoch=max(node.epoch, presented.epoch),
+                seq=max(node.seq, presented.seq),
+            )
+            return await self.statement_stream.write_current(node, row, now)
+        if isinstance(presented, Lease) and finding == "ahead":
+            hold = node.hold or "conflicting"
+            node = msgspec.structs.replace(node, hold=hold, hold_at=node.hold_at or now)
+            return await self.statement_stream.adopt(node, row, presented, token)
+        return node, row
+
+    async def _revoked(
+        self, node: NodeRow, row: GenerationRow, presented: Revocation, now: datetime
+    ) -> tuple[NodeRow, GenerationRow]:
+        """The rows after a revocation. With the reason `superseded` a later generation exists, which is not closed."""
+        if presented.reason == "superseded":
+            later = max(node.last_generation, row.number + 1)
+            node = msgspec.structs.replace(node, last_generation=later)
+            node = await self.statement_stream.end_open_generations(node, row.number, now, "superseded")
+        else:
+            node = msgspec.structs.replace(
+                node,
+                standing=presented.reason,
+                standing_reason="",
+                standing_at=presented.issued_at,
+                hold="",
+                hold_at=None,
+            )
+            node = await self.statement_stream.end_open_generations(node, node.last_generation, now, presented.reason)
+            if presented.reason == "released" and await self.nodes.free_seat(node.id):
+                await self.codes.free_seat(node.code)
+                node = msgspec.structs.replace(node, seat_held=False)
+        return node, await self.nodes.find_generation(node.id, row.number) or row
+
+    async def _audit(self, node: NodeRow, row: GenerationRow, finding: Finding, presented: Statement | None) -> None:
+        """Add the entry of a finding. Nodes that present what is known are too many to be audited one by one."""
+        if finding == "known":
+            return
+        await self.audit.write(
+            str(NodeSpiffeId(self.trust_domain, node.tenant, node.id)),
+            "node.conflicting" if finding == "ahead" else f"node.{finding}_adopted",
+            node.id,
+            node.tenant,
+            generation=row.number,
+            standing=node.standing,
+            epoch=presented.epoch if presented else "",
+            seq=presented.seq if presented else "",
+        )

@@ -1,0 +1,129 @@
+"""`cloud.fabric.service.nodes.presented`: what nodes present after a restore, taken up with standing and lease."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cloud.fabric import errors
+from protocol.signed.statements import Lease, Revocation, Suspension
+from tests.cloud.breakwater.support import Clock
+from tests.cloud.engines import ENGINES
+from tests.cloud.fabric.backups import Backup, fabric_backup, restore_fabric
+from tests.cloud.fabric.support import Machine, World, change, run_once, world_at
+
+HOUR = timedelta(hours=1)
+LABELS = ("ek", "another ek", "third ek", "fourth ek", "fifth ek", "sixth ek")
+
+
+@asynccontextmanager
+async def restored(home: Path, databases: Path, clock: Clock, *machines: Machine) -> AsyncIterator[World]:
+    """Fabric after the restore, with the same machines."""
+    async with world_at(home, databases, clock, first=False) as world:
+        for machine in machines:
+            machine.world = world
+        yield world
+
+
+async def joined(world: World, count: int) -> tuple[list[Machine], Backup]:
+    """Machines that have confirmed, and a backup made after that."""
+    code = await world.code(seats=count)
+    machines = [Machine(world, label) for label in LABELS[:count]]
+    for machine in machines:
+        await machine.join(code.secret)
+    return machines, await fabric_backup(world)
+
+
+async def asked(world: World, machine: Machine) -> Lease | Suspension | Revocation:
+    """The statement that a new session answers."""
+    current = (await machine.session()).current
+    return world.statement(current.statement)
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_each_node_gets_what_its_last_statement_allows(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        machines, backup = await joined(world, 6)
+        behind, ahead, suspended, revoked, released, unsent = machines
+        first = {machine.label: world.statement(machine.held) for machine in machines}
+        clock.forward(13 * HOUR)
+        ahead.held = (await ahead.session()).current.statement
+        for machine, what in ((suspended, "suspend"), (revoked, "revoke"), (released, "release")):
+            await change(world, machine, what)  # type: ignore[arg-type]  # the names of changes
+            machine.held = (await world.generation(machine.node, 1)).statement
+        await restore_fabric(world, backup)
+    async with restored(home, databases, clock, *machines) as world:
+        clock.forward(HOUR)
+        # An equal statement: leases as usual, in the new epoch.
+        lease = await asked(world, behind)
+        assert isinstance(lease, Lease)
+        assert (lease.epoch, lease.issued_at) == (2, clock())
+        # No statement: as usual too, because an older one would show no more.
+        unsent.held = ""
+        assert (await asked(world, unsent)).epoch == 2
+        # A later lease: kept, and no later dates.
+        held = world.statement(ahead.held)
+        assert isinstance(held, Lease)
+        assert (held.epoch, held.seq) == (1, 2)
+        for _ in range(2):
+            assert await asked(world, ahead) == held != first[ahead.label]
+            clock.forward(13 * HOUR)
+        row = await world.node(ahead.node)
+        assert (row.hold, row.lease_until) == ("conflicting", held.terminate_at)
+        # A suspension, a revocation, a release: adopted with the standing.
+        answer = await asked(world, suspended)
+        assert isinstance(answer, Suspension)
+        assert (answer.epoch, (await world.node(suspended.node)).standing) == (2, "suspended")
+        for machine, standing, seat in ((revoked, "revoked", True), (released, "released", False)):
+            assert isinstance(await asked(world, machine), Revocation)
+            row = await world.node(machine.node)
+            assert (row.standing, row.seat_held, row.closed_up_to) == (standing, seat, 1)
+            assert (await world.actions(machine.node))[-1] == "node.revoked_adopted"
+            with pytest.raises(errors.GenerationClosed):
+                await machine.session()
+        await run_once(world)
+        assert (await world.node(revoked.node)).closed_at_issuer == 1
+
+
+async def test_a_statement_that_proves_nothing_leaves_the_node_waiting(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (one, other), backup = await joined(world, 2)
+        await restore_fabric(world, backup)
+    async with restored(home, databases, clock, one, other) as world:
+        clock.forward(13 * HOUR)
+        lease = world.statement(one.held)
+        for foreign in (other.held, "no statement", other.held[:-4] + "AAAA"):
+            one.held = foreign
+            assert await asked(world, one) == lease
+        assert (await world.node(one.node)).presented_epoch == 1
+        # An operator's decision counts in the new epoch. So does a re-activation.
+        await change(world, one, "suspend")
+        assert (await asked(world, one)).epoch == 2
+        await change(world, one, "resume")
+        assert (await world.node(one.node)).presented_epoch == 2
+        renewed = await other.join((await world.code()).secret)
+        assert (renewed.epoch, renewed.generation) == (2, 2)
+        assert (await world.node(other.node)).presented_epoch == 2
+
+
+async def test_a_node_of_an_epoch_that_was_lost_too_gets_later_positions(home: Path, databases: Path) -> None:
+    """The same backup was restored twice, so the second restore begins the same epoch again."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,), backup = await joined(world, 1)
+        await restore_fabric(world, backup)
+    async with restored(home, databases, clock, machine) as world:
+        for _ in range(3):
+            clock.forward(13 * HOUR)
+            machine.held = (await machine.session()).current.statement
+        assert (world.statement(machine.held).epoch, world.statement(machine.held).seq) == (2, 4)
+        await restore_fabric(world, backup)
+    async with restored(home, databases, clock, machine) as world:
+        assert (await asked(world, machine)).seq == 4
+        await change(world, machine, "suspend")
+        await change(world, machine, "resume")
+        assert ((await asked(world, machine)).epoch, (await asked(world, machine)).seq) == (2, 6)
