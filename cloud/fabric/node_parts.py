@@ -29,7 +29,6 @@ from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.limits import ActivationLimits, SessionLimits
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
-from cloud.fabric.service.nodes.presented import PresentedStatements
 from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.fabric.service.nodes.renewal_starts import RenewalStarts
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
@@ -47,6 +46,7 @@ from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
 from cloud.fabric.service.published_trust.session_ends import SessionEnds
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.service.recovery.codes import RecoveryCodes
+from cloud.fabric.service.restored.presenting import PresentedStatements
 from cloud.fabric.store import Stores
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.tuf.repository import OnlineSigners

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from cryptography import x509
 
+from cloud.fabric.store.rows import GenerationRow, NodeRow
+
 Now = Callable[[], datetime]
 """Returns the time, aware and in UTC."""
 
@@ -18,6 +20,16 @@ class Transaction(Protocol):
         self, *keys: str, reads: tuple[str, ...] = (), patience: float | None = None
     ) -> AbstractAsyncContextManager[object]:
         """Begin a transaction with these keys. `cloud.fabric.store.keys` has the rules, `cloud.storage` the errors."""
+
+
+class Presented(Protocol):
+    """Takes up the statements that nodes present, after a restore of the cloud."""
+
+    def waits(self, node: NodeRow) -> bool:
+        """Whether the node gets no new lease for now."""
+
+    async def settle(self, node: NodeRow, generation: GenerationRow, token: str) -> tuple[NodeRow, GenerationRow]:
+        """Take up the statement `token` that the node presents. Returns the present rows."""
 
 
 WakeBackground = Callable[[], None]

@@ -312,6 +312,7 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "repository GET /tuf/metadata/{name}": _nothing,
     "repository GET /tuf/targets/{name}": _nothing,
     "repository GET /healthz": _nothing,
+    "breakwater GET /v1/generations": _nothing,
     "breakwater POST /v1/generations/open": lambda world: world.of_generation(generation=1),
     "breakwater POST /v1/generations/close": lambda world: world.of_generation(up_to=1),
     "breakwater POST /v1/generations/close-one": lambda world: world.of_generation(generation=9),

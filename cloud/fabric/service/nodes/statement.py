@@ -12,10 +12,9 @@ from cloud.fabric.errors import Conflict, SessionOutdated
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.input_checks import check_nonce_form
 from cloud.fabric.service.nodes.known import load
-from cloud.fabric.service.nodes.presented import PresentedStatements
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed, needs_signing
-from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.service.ports import Now, Presented, Transaction
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.nodes import NodeStore
@@ -47,7 +46,7 @@ class Statements:
     trust_reports: TrustReports
     wake_room: WakeRoom
     seen: SeenSessions
-    presented: PresentedStatements
+    presented: Presented
     audit: AuditLog
 
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:

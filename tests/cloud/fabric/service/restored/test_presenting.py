@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.presented`: what nodes present after a restore, taken up with standing and lease."""
+"""`cloud.fabric.service.restored.presenting`: what nodes present after a restore, taken up with standing and lease."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
