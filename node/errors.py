@@ -104,7 +104,7 @@ class StateDamaged(StateError):
     code = "state_damaged"
     next = (
         "Nothing was changed. Check the disk. Then put the file back from a backup of this machine, "
-        "or activate the machine again; the same machine keeps its seat."
+        "or run `cascadia recover`, or activate the machine again; the same machine keeps its seat."
     )
 
     def __init__(self, path: Path, reason: str, *, next_step: str = "") -> None:

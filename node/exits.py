@@ -51,7 +51,10 @@ class Exit(IntEnum):
     HARDWARE_MISMATCH = (
         84,
         "this machine is not the activated machine",
-        "Use this state directory on the machine it was made on, or activate this machine with a new activation code.",
+        (
+            "Run `cascadia recover` if this machine was repaired. Otherwise use this state directory on the machine it was "
+            "made on, or activate this machine with a new activation code."
+        ),
     )
     STALE = (
         85,

@@ -44,7 +44,7 @@ from node.licensing.raising import FloorKeeper
 from node.licensing.renewal_tokens import RenewalTokens
 from node.licensing.saving import Saver
 from node.licensing.store import LicenceStore
-from node.licensing.trusted_time import Clocks, TimeFloor, TrustedTime, first_floor
+from node.licensing.trusted_time import Clocks, TimeFloor, TrustedTime, first_floor, least_high_of
 from node.licensing.verdict import current_revocation
 from node.link.certificates import CertificateRejected, chain_of, is_certificate_of
 from node.trust.current import CurrentTrust
@@ -163,6 +163,14 @@ class State:
         """Keep the time of a machine without a floor record. Uses the disk; raises nothing."""
         if self._owned and self.floors.place is None:
             self._kept_time.save(self.time.kept)
+
+    def last_ran_at(self) -> datetime | None:
+        """Trusted time at which this machine last ran, as far as its files tell; None without a record.
+
+        Call it after `load_licence`, which reads the floor record. A record is written about once a day.
+        """
+        kept = self.floors.time_floor or self._kept_time.load()
+        return None if kept is None else least_high_of(kept)
 
     def licence_of(
         self, identity: Identity, trust: CurrentTrust, hardware: HardwareCheck, *, confirmed: bool

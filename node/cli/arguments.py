@@ -95,6 +95,33 @@ def _activation_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _recovery_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--file",
+        type=Path,
+        metavar="FILE",
+        help="a recovery file, or any activation file of this cloud: it names the cloud if the state directory is lost",
+    )
+    command.add_argument(
+        "--code-file",
+        metavar="FILE",
+        help="the file that has the recovery code; - reads stdin. Without it the command asks on a terminal",
+    )
+    command.add_argument("--node", metavar="NODE", help="the id of this machine's node, if the state directory is lost")
+    command.add_argument(
+        "--software",
+        dest="identity",
+        action="store_const",
+        const="software",
+        help="the machine has no TPM; needed if the state directory is lost",
+    )
+    command.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="do not wait for an approval: exit with code 88; the agent or the same command continues later",
+    )
+
+
 _TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "activate": (
         "activate this machine with an activation file",
@@ -138,6 +165,16 @@ _TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
             "works beside a running agent."
         ),
         _identity_arguments,
+    ),
+    "recover": (
+        "find out what happened to this machine, and get its node back",
+        (
+            "Says what is left of this machine's node and what it needs, and does it: nothing, a renewal, or a recovery. "
+            "A recovery needs a recovery code or an operator's approval. It never undoes a revocation. The last line is "
+            "one sentence for the phone. If the command is interrupted, repeat it; it then continues. The agent must not "
+            "be running for a recovery."
+        ),
+        _recovery_arguments,
     ),
     "renew": (
         "refresh licence, session and device certificate now",

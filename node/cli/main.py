@@ -1,7 +1,7 @@
 """Command line: `cascadia`. Parses a command, runs it, and exits with the exit code of its outcome.
 
-While the agent runs, `status`, `license`, `entitlement` and `renew` ask the agent over its socket. Without an agent,
-`status`, `license` and `renew` use the state directory themselves; `entitlement` fails. Exit codes are stable
+While the agent runs, `status`, `license`, `entitlement`, `renew` and `recover` ask the agent over its socket. Without an
+agent, all but `entitlement` use the state directory themselves; `entitlement` fails. Exit codes are stable
 (`node/exits.py`). With `--json` a command prints one JSON document, also for an error.
 """
 
@@ -143,7 +143,11 @@ async def _own_status(config: Config) -> dict[str, Any]:
                 raise
             return absent_status(waiting_snapshot(waiting, utc_now()), config.mode, state.conditions.current())
         if waiting is not None:
-            state.conditions.report("approval_pending", waiting_text(waiting), next_step(waiting.activation))
+            text, step = waiting_text(waiting), next_step(waiting)
+            if waiting.recovery is msgspec.UNSET:
+                state.conditions.report("approval_pending", text, step)
+            else:
+                state.conditions.report("recovery_pending", text, step)
         try:
             await licence.check_hardware()
         except TpmError as error:
@@ -237,6 +241,12 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
     return dict(msgspec.to_builtins(await _with_state(config, work)))
 
 
+async def _recover(config: Config, args: argparse.Namespace) -> int:
+    from node.cli.recover import run
+
+    return await run(config, args, _tpm)
+
+
 async def _identity(config: Config, args: argparse.Namespace) -> int:
     from node.cli.identity import human_keys, survey
 
@@ -254,6 +264,7 @@ _COMMANDS = {
     "entitlement": _entitlement,
     "schema": _schema,
     "renew": _renew,
+    "recover": _recover,
     "identity": _identity,
 }
 

@@ -52,14 +52,25 @@ async def activate(
     state.start_time(first_floor(BUILT_AT, _aware(file.created_at)), None, machine_clocks(clock))
     say("fetching the published trust, from the pin in the file")
     staged = await published.stage(file.repository_url, file.pin, state.directory, clock=state.time.low)
+    return await enrol(
+        state, staged, tpm, clock, say, Right(file.code, file_sha256), Manner(in_software=in_software, wait=wait)
+    )
+
+
+async def enrol(
+    state: State, staged: published.Staged, tpm: Tpm, clock: Clock, say: Say, right: Right, manner: Manner
+) -> Licence:
+    """Carry out an activation or a recovery under a staged trust. The caller owns the state and has begun its time.
+
+    Returns the licence of the confirmed generation. Raises NodeError, TpmError.
+    """
     in_force = _trust_in_force(state)
     if in_force is not None:
         _check_cloud(state, in_force, staged.value)
     state.floors.tpm = tpm
     try:
-        manner = Manner(in_software=in_software, wait=wait)
         exchange = Enrolment(state, staged, tpm, clock, say, manner, first=in_force is None)
-        licence = await exchange.carry_out(Right(file.code, file_sha256))
+        licence = await exchange.carry_out(right)
         await staged.keep()
     finally:
         unstored = await state.saver.flush()

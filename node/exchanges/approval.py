@@ -1,4 +1,4 @@
-"""Use case: wait until an operator has approved an activation. The machine repeats its proof at bounded intervals.
+"""Use case: wait until an operator has approved an activation or a recovery. The machine repeats its proof at bounded intervals.
 
 The stored activation says that it waits, so a repeat of the command continues it, also after a restart or days later.
 While the wait lasts, an unreachable cloud only prolongs the interval. The cloud ends the wait at the date it has named.
@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+import msgspec
 import trio
 
 from node.disk.pending import ApprovalWait
@@ -29,6 +30,17 @@ class ApprovalPending(NodeError):
 
     exit = Exit.PENDING
     code = "approval_pending"
+
+    def __init__(self, waits: ApprovalWait) -> None:
+        """`waits` is what the activation waits for."""
+        super().__init__(waiting_text(waits), next_step=next_step(waits))
+        self.waits = waits
+
+
+class RecoveryPending(ApprovalPending):
+    """The recovery waits for an operator or a code, and the command does not."""
+
+    code = "recovery_pending"
 
 
 async def until_approved(
@@ -63,14 +75,14 @@ async def until_approved(
         else:
             if isinstance(answer, Activated):
                 return answer
-            found = ApprovalWait(answer.activation, answer.asked_at, answer.expires_at)
+            found = ApprovalWait(answer.activation, answer.asked_at, answer.expires_at, answer.recovery)
             if waiting is None:
                 give_up_at = trio.current_time() + (APPROVE_WITHIN + WAIT_MARGIN).total_seconds()
             if found != waiting:
                 waiting = found
                 store(found)
             if not wait:
-                raise ApprovalPending(waiting_text(found), next_step=next_step(found.activation))
+                raise ApprovalPending(found) if found.recovery is msgspec.UNSET else RecoveryPending(found)
             bounded = min(answer.retry_after_seconds, APPROVAL_RETRY_SECONDS_MAX)
             pause = max(bounded, APPROVAL_RETRY_SECONDS_MIN)
             say(f"{waiting_text(found)}; asking again in {pause:.0f} s")

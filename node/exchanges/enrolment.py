@@ -1,5 +1,6 @@
-"""Use case: the exchange of an activation, from the challenge to the confirmed generation.
+"""Use case: the exchange of an activation or a recovery, from the challenge to the confirmed generation.
 
+A recovery is an activation whose right comes from a recovery case instead of an activation code.
 The proof is stored before it is sent, and a repeat with the same file sends the same bytes. The same chip remains the
 same node. Data from the cloud is verified before it is stored. The present generation stays in force until the new
 generation is confirmed.
@@ -16,6 +17,7 @@ from node.clock import Clock
 from node.config import AGENT_VERSION
 from node.disk.identity import Identity
 from node.disk.pending import ApprovalWait, PendingActivation
+from node.disk.set_aside import set_aside
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exchanges import approval, challenge, software
 from node.exchanges.confirmation import confirm
@@ -35,6 +37,7 @@ from protocol.encoding import json_decode, json_encode
 from protocol.faults import fault_point
 from protocol.limits import HELD_GENERATION_MAX
 from protocol.messages.activation import Activated, AwaitedApproval, ProveActivation, StartActivation
+from protocol.messages.recovery import RecoveryClaim
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -62,11 +65,30 @@ class NotAbove(CertificateRejected):
     next = "Run the same command again; each activation gets the next generation."
 
 
+class RecoveryUnsupported(NodeError):
+    """The cloud is of a release that knows no recovery."""
+
+    exit = Exit.REFUSED
+    code = "recovery_unsupported"
+    next = "Ask the operator for an activation code of this machine's node, and run `cascadia activate FILE`."
+
+
 class Right(msgspec.Struct, frozen=True):
-    """The right to an activation: the activation code of a file, and the SHA-256 (hex) of the file."""
+    """The right to an activation.
+
+    `code` is the activation code of a file, and `file_sha256` (hex) the digest of the file. With `recovery`, `code` is a
+    recovery code or empty, and `file_sha256` its digest.
+    """
 
     code: str
     file_sha256: str
+    recovery: RecoveryClaim | msgspec.UnsetType = msgspec.UNSET
+
+    def continues(self, pending: PendingActivation) -> bool:
+        """Whether the stored activation is of this right. Without a code, every stored recovery is."""
+        if pending.recovery is msgspec.UNSET or self.recovery is msgspec.UNSET:
+            return pending.recovery is self.recovery and pending.file_sha256 == self.file_sha256
+        return not self.code or pending.file_sha256 == self.file_sha256
 
 
 class Manner(msgspec.Struct, frozen=True):
@@ -108,7 +130,7 @@ class Enrolment:
 
     async def carry_out(self, right: Right) -> Licence:
         """Resume the activation of this right, or begin one. Raises NodeError, TpmError."""
-        identity = await self._resume(right.file_sha256)
+        identity = await self._resume(right)
         if identity is not None:
             licence = await self._unless_ended(_LAPSED, self._confirm(identity))
             if licence is not None:
@@ -126,15 +148,15 @@ class Enrolment:
             self._say("the interrupted activation has ended; starting a new one")
             return None
 
-    async def _resume(self, file_sha256: str) -> Identity | None:
-        """The generation of an interrupted activation of this file; None if there is none or the cloud has ended it."""
+    async def _resume(self, right: Right) -> Identity | None:
+        """The generation of an interrupted activation of this right; None without one, or if the cloud has ended it."""
         identities = self._state.identities
         try:
             pending = identities.load_activation()
         except StateUnsafe as error:  # The new activation replaces the file.
             self._say(f"{error.text}; starting a new activation")
             return None
-        if pending is None or pending.file_sha256 != file_sha256 or pending.node_key.in_software != self._in_software:
+        if pending is None or not right.continues(pending) or pending.node_key.in_software != self._in_software:
             return None
         # The current generation as well: after an interruption behind the switch, a second confirmation is harmless.
         reads: tuple[Callable[[], Identity | None], ...] = (
@@ -157,8 +179,13 @@ class Enrolment:
     async def _prove(self, right: Right) -> PendingActivation:
         """Get and answer a challenge. The proof is stored, and not sent yet."""
         make = self._software_proof if self._in_software else self._tpm_proof
-        with fault_point("node.activation.start"):
-            pending = await make(right)
+        try:
+            with fault_point("node.activation.start"):
+                pending = await make(right)
+        except api.CloudRefused as refusal:
+            if refusal.code != "invalid" or right.recovery is msgspec.UNSET:
+                raise
+            raise RecoveryUnsupported("cannot recover: this cloud is too old, and knows no recovery") from refusal
         self._state.identities.save_activation(pending)
         return pending
 
@@ -173,7 +200,7 @@ class Enrolment:
             if (number := self._held_generation()) > 0:
                 held = self._state.identities.load(number)
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-            return await software.begin(service, right.code, right.file_sha256, held)
+            return await software.begin(service, right.code, right.file_sha256, held, right.recovery)
 
     async def _tpm_proof(self, right: Right) -> PendingActivation:
         tpm, trusted = self._tpm, self._trust.value
@@ -188,7 +215,9 @@ class Enrolment:
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
             made = await challenge.start(
                 lambda evidence: service.start_activation(
-                    StartActivation(code=right.code, evidence=evidence, agent_version=AGENT_VERSION)
+                    StartActivation(
+                        code=right.code, evidence=evidence, agent_version=AGENT_VERSION, recovery=right.recovery
+                    )
                 ),
                 endorsement,
             )
@@ -214,6 +243,7 @@ class Enrolment:
             fingerprint_salt=made.fingerprint_salt,
             proof=json_encode(proof),
             endorsement=record,
+            recovery=right.recovery,
         )
 
     def _held_generation(self) -> int:
@@ -264,15 +294,37 @@ class Enrolment:
         )
         if self._first:
             await self._staged.keep()
+        if pending.recovery is not msgspec.UNSET and pending.recovery.situation != "reinstalled":
+            self._set_aside()
         identities.save_generation(identity)
         return identity
+
+    def _set_aside(self) -> None:
+        """Keep what the lost hardware leaves useless: the keys of another chip, and the floor record. Nothing is lost.
+
+        The new generation replaces the floor record, and a later activation removes the old keys.
+        """
+        if (held := self._held_generation()) > 0:
+            kept = set_aside(self._state.directory, held)
+            self._say(f"the keys of generation {held} and its floor record are of the old hardware; kept in {kept}")
+
+    async def fetch(self, pending: PendingActivation) -> Identity:
+        """Send the stored proof until it is decided, and store the new generation. For an agent, which confirms it.
+
+        Raises as `until_approved`; CertificateRejected, StateError.
+        """
+        return await self._fetch(pending)
 
     async def _send_proof(self, pending: PendingActivation) -> Activated | AwaitedApproval:
         """Send the stored proof once, over a new connection: an operator may take days to decide."""
         trusted = self._trust.value
         stored = self._state.identities.load_activation() or pending
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-            return await self._send(service, stored)
+            answer = await self._send(service, stored)
+        if self._first and stored.recovery is not msgspec.UNSET:
+            # The agent continues a recovery that waits, also if this machine has no identity yet.
+            await self._staged.keep()
+        return answer
 
     def _store_wait(self, pending: PendingActivation, waiting: ApprovalWait) -> None:
         """Store that the activation waits for an operator. Raises StateError."""

@@ -6,6 +6,7 @@ nothing but the start of an activation.
 
 from functools import partial
 
+import msgspec
 import trio
 
 from node.config import AGENT_VERSION
@@ -18,6 +19,7 @@ from node.hwbind.reading import components_in_time
 from node.link import api
 from protocol.encoding import json_encode, sha256_hex
 from protocol.ids import RenewalId
+from protocol.messages.recovery import RecoveryClaim
 from protocol.messages.software import (
     PATH_SOFTWARE_RENEWALS,
     TYP_SOFTWARE_HELD,
@@ -48,15 +50,23 @@ WITHOUT_TPM = (
 """Texts for the user of `cascadia activate`, with and without --software."""
 
 
-async def begin(service: api.Service, code: str, file_sha256: str, held: Identity | None) -> PendingActivation:
-    """Start an activation, and make its proof.
+async def begin(
+    service: api.Service,
+    code: str,
+    file_sha256: str,
+    held: Identity | None,
+    recovery: RecoveryClaim | msgspec.UnsetType = msgspec.UNSET,
+) -> PendingActivation:
+    """Start an activation or a recovery, and make its proof.
 
-    `code` is the text of the activation code. `held` is the newest generation in the state directory. Its key signs the
+    `code` is the text of the activation code or the recovery code. `held` is the newest generation in the state directory. Its key signs the
     proof too if it is a software key, so that the machine stays the same node. Raises CloudRefused, CloudUnreachable,
     ServerUnproven, TpmIntegrity (of the held key).
     """
     node_key = await trio.to_thread.run_sync(keys.create_software_key)
-    start = StartSoftwareActivation(code=code, public_key=node_key.public, agent_version=AGENT_VERSION)
+    start = StartSoftwareActivation(
+        code=code, public_key=node_key.public, agent_version=AGENT_VERSION, recovery=recovery
+    )
     challenge = await service.start_software_activation(start)
     csr = keys.certificate_request(None, node_key)
     components = await components_in_time(seconds_max=FINGERPRINT_SECONDS_MAX)
@@ -81,6 +91,7 @@ async def begin(service: api.Service, code: str, file_sha256: str, held: Identit
         node_key=node_key,
         fingerprint_salt=challenge.fingerprint_salt,
         proof=json_encode(proof),
+        recovery=recovery,
     )
 
 

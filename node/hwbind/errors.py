@@ -208,8 +208,8 @@ class TpmNotOurs(TpmError):
     exit_code = 84
     summary = "cannot use the node's key: it does not belong to this TPM"
     advice = (
-        "This is another machine, or its TPM was cleared. Activate the machine again with an activation code that "
-        "has a free seat."
+        "If the TPM or the mainboard was replaced, run `cascadia recover`: it gets the node back. If this is another "
+        "machine, activate it with an activation code that has a free seat."
     )
 
 
@@ -218,7 +218,10 @@ class TpmCleared(TpmNotOurs):
 
     code = "tpm-cleared"
     summary = "cannot use the node's key: this TPM was cleared"
-    advice = "Activate the machine again with an activation code. The same TPM stays the same node, in the same seat."
+    advice = (
+        "Run `cascadia recover` with a recovery code, or activate the machine again with an activation code. The same TPM "
+        "stays the same node, in the same seat."
+    )
 
 
 class TpmFailed(TpmError):

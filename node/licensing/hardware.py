@@ -49,8 +49,8 @@ FINGERPRINT_UNREADABLE = "fingerprint_unreadable"
 FINGERPRINT_UNKNOWN = "fingerprint_unknown"
 """Codes of the conditions of a node without a TPM."""
 FINGERPRINT_NEXT = (
-    "Undo the change of hardware. If this is another machine, activate it with `cascadia activate FILE`; an operator must "
-    "then approve it."
+    "Undo the change of hardware. If this machine was repaired, run `cascadia recover`. If it is another machine, activate "
+    "it with `cascadia activate FILE`; an operator must then approve it."
 )
 FINGERPRINT_UNREADABLE_NEXT = (
     "Give the agent's user the right to read /sys/class/dmi/id, and check that udev runs. The agent reads again at its "

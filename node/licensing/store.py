@@ -163,6 +163,19 @@ class LicenceStore:
                     ends.append(loaded[0].statement.terminate_at)
         return max(ends, default=None)
 
+    def latest_token(self) -> str:
+        """The token of a statement of the highest generation that has one, unverified; "" without one.
+
+        It names the node to a cloud that verifies the token, when the files of the identity are lost.
+        """
+        for generation in sorted(self.generations(), reverse=True):
+            for path in (self.statement_path(generation), self.copy_path(generation)):
+                with suppress(StateError):
+                    stored = read_state(path, StatementFile, signed=True)
+                    if stored is not None:
+                        return stored.token
+        return ""
+
     def generations(self) -> set[int]:
         """The generations with a record. A directory that cannot be read has none; each record has a place of its own."""
         return {int(match[1]) for name in self._names() if (match := _RECORD.fullmatch(name))}

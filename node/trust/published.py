@@ -130,6 +130,12 @@ class Staged:
         await on_disk(partial(publish, self._home, self._verified))
 
 
+def stored(state_dir: Path) -> Staged:
+    """The stored trust as a staged one, for a machine whose repository does not answer. Raises as `load`."""
+    number, generation = read_current(_home(state_dir))
+    return Staged(_home(state_dir), generation, _parse(number, generation))
+
+
 async def stage(
     repository_url: str,
     pin: TrustPin,

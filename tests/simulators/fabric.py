@@ -33,7 +33,8 @@ from protocol import problems
 from protocol.encoding import json_decode, json_encode, sha256, sha256_hex
 from protocol.ids import EKU_DEVICE, ActivationId, NodeId, RenewalId, TenantId, make_id
 from protocol.messages import est, sessions
-from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
+from protocol.messages.activation import Activated, AwaitedApproval, Challenge, ProveActivation, StartActivation
+from protocol.messages.recovery import AwaitedRecovery, RecoveryClaim
 from protocol.messages.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 from protocol.signed import statements
 from protocol.signed.envelope import KeyRing, VerificationKey, key_id, seal
@@ -169,6 +170,7 @@ class _Exchange:
     secret: bytes
     answers: dict[bytes, bytes] = field(default_factory=dict)
     generation: int = 0
+    recovers: bool = False
 
 
 class Fabric:
@@ -201,6 +203,12 @@ class Fabric:
         """The claims of the session proofs, also of refused ones."""
         self.held_generations: list[int | msgspec.UnsetType] = []
         """The generations that the proofs of activations have reported as held."""
+        self.claims: list[tuple[str, RecoveryClaim]] = []
+        """The code and the claim of each start of a recovery."""
+        self.knows_recovery = True
+        """Whether a start may have the field `recovery`. A cloud of an earlier release refuses the field."""
+        self.awaited: AwaitedRecovery | None = None
+        """What a recovery waits for. None lets it go on."""
         self.trust_versions: list[int | msgspec.UnsetType] = []
         """The versions of the trust that session proofs and requests for the statement have reported."""
         self.lease_fields: dict[str, object] = {}
@@ -533,12 +541,17 @@ class Fabric:
 
     def _start(self, request: Request) -> Reply:
         asked = json_decode(request.body, StartActivation)
+        recovers = asked.recovery is not msgspec.UNSET
+        if asked.recovery is not msgspec.UNSET:
+            if not self.knows_recovery:
+                return problem("invalid")
+            self.claims.append((asked.code, asked.recovery))
         activation = ActivationId(make_id("act", 1, secrets.token_bytes(10)))
         secret = secrets.token_bytes(32)
         public = TPM2B_PUBLIC(publicArea=TPMT_PUBLIC.unmarshal(asked.evidence.ek_public)[0])
         name = TPM2B_NAME(name=b"\x00\x0b" + sha256(asked.evidence.ak_public))
         blob, encrypted = make_credential(public, secret, name)
-        self._exchanges[activation] = _Exchange(secret)
+        self._exchanges[activation] = _Exchange(secret, recovers=recovers)
         return _ok(
             Challenge(
                 activation=activation,
@@ -561,6 +574,10 @@ class Fabric:
                 return problem("invalid")
             if proof.secret != exchange.secret:
                 return problem("challenge_failed")
+            if exchange.recovers and self.awaited is not None:
+                ends = self.awaited.decide_by
+                wait = AwaitedApproval(ActivationId(activation), utc_now(), ends, 10, recovery=self.awaited)
+                return _ok(wait, 202)
             self.held_generations.append(proof.held_generation)
             held = (proof.held_generation or 0) if self.numbers_above else 0
             self.last_generation = max(self.last_generation, held) + 1

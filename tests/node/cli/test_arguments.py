@@ -10,6 +10,7 @@ ARGUMENTS = {
     "entitlement": ["vision"],
     "identity": ["ek"],
     "license": ["show"],
+    "recover": ["--file", "f", "--code-file", "-", "--node", "n", "--software", "--no-wait"],
     "renew": ["--rekey"],
 }
 

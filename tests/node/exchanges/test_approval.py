@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -10,13 +11,15 @@ from node.disk.pending import ApprovalWait
 from node.exchanges.approval import JITTER, WAIT_MARGIN, ApprovalPending, until_approved
 from node.exits import Exit
 from node.link.api import CloudRefused, CloudUnreachable
-from protocol.ids import ActivationId, NodeId, TenantId
+from protocol.ids import ActivationId, NodeId, RecoveryId, TenantId
 from protocol.limits import APPROVAL_RETRY_SECONDS_MAX, APPROVAL_RETRY_SECONDS_MIN, APPROVE_WITHIN
 from protocol.messages.activation import Activated, AwaitedApproval
+from protocol.messages.recovery import AwaitedRecovery, Needs
 from protocol.problems import KINDS, document
 
 ID = ActivationId("act_01jd7xq2vafw6b8tn4rz9k3mec")
 AT = datetime(2026, 11, 30, 12, tzinfo=UTC)
+CASE = RecoveryId("rcv_01jd7xq2vafw6b8tn4rz9k3mec")
 DONE = Activated(TenantId("ten_1"), NodeId("node_1"), 1, (b"",), AT)
 Answer = Activated | AwaitedApproval | Exception
 
@@ -64,6 +67,25 @@ async def test_without_waiting_the_command_ends_with_the_state_pending(autojump_
     assert (caught.value.exit, caught.value.code) == (Exit.PENDING, "approval_pending")
     assert f"cascade activation approve {ID}" in caught.value.next
     assert len(cloud.asked_at) == len(cloud.stored) == 1
+
+
+@pytest.mark.parametrize(
+    ("needs", "step"),
+    [
+        ("operator", f"cascade recovery approve {CASE}"),
+        ("code", "with a recovery code"),
+        ("operator-or-code", "Or: run `cascadia recover` with a recovery code"),
+    ],
+)
+async def test_a_recovery_that_waits_names_its_case(autojump_clock: MockClock, needs: Needs, step: str) -> None:
+    recovery = AwaitedRecovery(CASE, "needs_operator", needs, AT + APPROVE_WITHIN)
+    cloud = Cloud(msgspec.structs.replace(waits(12), recovery=recovery))
+    with pytest.raises(ApprovalPending) as caught:
+        await cloud.ask(wait=False)
+    assert (caught.value.exit, caught.value.code) == (Exit.PENDING, "recovery_pending")
+    assert step in caught.value.next
+    assert (CASE in caught.value.text, "2026-12-14 12:00 UTC" in caught.value.text) == (True, True)
+    assert cloud.stored == [ApprovalWait(ID, AT, AT + APPROVE_WITHIN, recovery)]
 
 
 async def test_no_answer_makes_the_machine_ask_too_often_or_never(autojump_clock: MockClock) -> None:
