@@ -16,18 +16,16 @@ from pathlib import Path
 import msgspec
 
 from cloud.breakwater import bootstrap as breakwater
+from cloud.cli.databases import Databases, database_options, read_databases
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
 from cloud.cli.options import directory_option, json_option
 from cloud.cli.show import emit
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError, sync_directory, write_secret
 from cloud.fabric import bootstrap as fabric
-from cloud.process.gates import DATABASE_GATES, GateRefused, check_gates
-from cloud.process.settings import ServiceSettings, describe_database
-from cloud.storage import DatabaseUnavailable, Location, PostgresLocation, StorageError
+from cloud.storage import DatabaseUnavailable, StorageError
 from cloud.storage.errors import DatabaseBusy, DatabaseInUse
 from cloud.storage.fresh import made_fresh
-from cloud.storage.location import parse_location
 from protocol.ids import IdError, parse_trust_domain
 
 PASSPHRASE_BYTES = 24
@@ -76,23 +74,7 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="DOMAIN",
         help="SPIFFE trust domain; it never changes (default cascade.internal)",
     )
-    parser.add_argument(
-        "--breakwater-database",
-        metavar="ADDRESS",
-        help="empty PostgreSQL database: postgresql://USER@HOST:PORT/NAME, or postgresql://USER@/NAME?host=DIRECTORY "
-        "for a socket; add tls_ca_file=FILE to the query for a server on another machine (default: SQLite below DIR)",
-    )
-    parser.add_argument(
-        "--fabric-database",
-        metavar="ADDRESS",
-        help="the same for Fabric; it must be another database (default: SQLite below DIR)",
-    )
-    parser.add_argument(
-        "--database-password-file",
-        type=Path,
-        metavar="FILE",
-        help="file with the password of both databases; the services read it from there, so keep it in its place",
-    )
+    database_options(parser)
     parser.set_defaults(run=initialise)
 
 
@@ -154,63 +136,6 @@ def _place(args: Namespace) -> Place:
     return Place(host=args.host, bind=bind, port=args.port_base)
 
 
-class Databases(msgspec.Struct, frozen=True):
-    """The services' databases, one each. The path of an SQLite file is relative to the service's folder."""
-
-    breakwater: Location
-    fabric: Location
-
-
-def _databases(args: Namespace) -> Databases:
-    found = Databases(
-        _database(args, "--breakwater-database", args.breakwater_database, breakwater.DATABASE_FILE),
-        _database(args, "--fabric-database", args.fabric_database, fabric.DATABASE_FILE),
-    )
-    servers = [each for each in (found.breakwater, found.fabric) if isinstance(each, PostgresLocation)]
-    if len({(each.host, each.port, each.name) for each in servers}) < len(servers):
-        raise CliError(
-            EXIT_USAGE,
-            "database_shared",
-            "cannot use one database for both services: each needs its own",
-            "Name another database for one of them.",
-        )
-    if args.database_password_file and not servers:
-        raise CliError(
-            EXIT_USAGE,
-            "database_missing",
-            "cannot use --database-password-file: no PostgreSQL database is named",
-            "Add --breakwater-database or --fabric-database, or leave out --database-password-file.",
-        )
-    return found
-
-
-def _database(args: Namespace, option: str, address: str | None, usual: Path) -> Location:
-    if address is None:
-        return usual
-    try:
-        location = parse_location(address)
-    except ValueError as error:
-        raise CliError(EXIT_USAGE, "database_invalid", f"cannot use {option}: {error}") from error
-    if not isinstance(location, PostgresLocation):
-        raise CliError(
-            EXIT_USAGE,
-            "database_invalid",
-            f"cannot use {option} {address}: it is not of the form postgresql://USER@HOST/NAME",
-        )
-    password_file = args.database_password_file or location.password_file
-    location = msgspec.structs.replace(
-        location,
-        password_file=str(Path(password_file).absolute()) if password_file else "",
-        tls_ca_file=str(Path(location.tls_ca_file).absolute()) if location.tls_ca_file else "",
-        needs_fsync=True,
-    )
-    try:
-        check_gates(ServiceSettings(trust_domain="", database=describe_database(location)), DATABASE_GATES)
-    except GateRefused as error:
-        raise CliError(EXIT_USAGE, "database_refused", f"cannot use {option}: {error}") from error
-    return location
-
-
 def _check_target(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise CliError(
@@ -225,7 +150,7 @@ def initialise(args: Namespace) -> None:
     """Make the installation and print what to do next. Raises CliError."""
     directory: Path = args.dir.absolute()
     place = _place(args)
-    databases = _databases(args)
+    databases = read_databases(args)
     _check_target(directory)
     try:
         parse_trust_domain(args.trust_domain)

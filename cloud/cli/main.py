@@ -41,6 +41,8 @@ def parser() -> ArgumentParser:
     commands.load("up", "run all services in one process", "cloud.cli.run", "add_up_options")
     commands.load("serve", "run one service", "cloud.cli.run", "add_serve_options")
     commands.load("config", "check the settings of the services without starting them", "cloud.cli.config")
+    commands.load("backup", "back up an installation, and check backups", "cloud.cli.backup.commands")
+    commands.load("restore", "make an installation out of a backup", "cloud.cli.backup.restore")
     commands.load("pki", "manage the certificate authorities, on Breakwater's host", "cloud.cli.pki.commands")
     commands.load("tenant", "manage tenants and their policies for machines", "cloud.cli.tenants")
     commands.load("hardware", "show and change the hardware that a tenant trusts", "cloud.cli.hardware.commands")

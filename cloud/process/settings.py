@@ -16,6 +16,9 @@ from protocol.encoding import json_encode
 SETTINGS_BYTES_MAX = 64 * 1024
 """A settings file is smaller than 2 kB. A larger file was named by mistake."""
 
+RESTORING_FILE = "restoring"
+"""The file in the installation's directory while a restore has not ended (`cloud.backup.target`)."""
+
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -162,9 +165,14 @@ def load_settings(path: Path, kind: type[T]) -> T:
     """Read a settings file into a `kind`.
 
     Raises:
-        SettingsError: the file is missing, too large, or not TOML, or has an unknown key or a value of the wrong type.
-            The message names the key.
+        SettingsError: a restore into the installation has not ended. Or the file is missing, too large, or not TOML,
+            or has an unknown key or a value of the wrong type. The message names the key.
     """
+    if (path.parent.parent / RESTORING_FILE).exists():
+        raise SettingsError(
+            f"cannot use {path}: a restore into this installation has not ended; repeat `cascade restore` with the same "
+            "backup, or empty the directory and its databases"
+        )
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -11,6 +11,7 @@
     │   └── DatabaseNotWritable  nothing can be stored: read-only file or server, I/O error
     │       └── DiskFull     nothing can be stored: the disk is full
     ├── DatabaseInUse        the database for a new installation has tables already
+    ├── DatabaseRestoring    a restore into the database has not ended
     ├── DatabaseMissing      the database of an installation has no file or no tables
     ├── DatabaseTooNew       the database has migrations that this code does not know
     ├── DatabaseTooOld       the database was made before the first migration that this code has
@@ -68,6 +69,10 @@ class DatabaseInUse(StorageError):
 
 class DatabaseMissing(StorageError):
     """The file of the database is missing, or the database has no tables. Nothing was made."""
+
+
+class DatabaseRestoring(StorageError):
+    """A restore into the database was interrupted, or still runs. No service may use the database."""
 
 
 class DatabaseTooNew(StorageError):

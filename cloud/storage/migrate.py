@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from piccolo.columns import Timestamptz, Varchar
 
 from cloud.storage.engine import ServiceEngine
-from cloud.storage.errors import DatabaseTooNew, DatabaseTooOld, MigrationFailed
+from cloud.storage.errors import DatabaseRestoring, DatabaseTooNew, DatabaseTooOld, MigrationFailed
 from cloud.storage.location import Location
 from cloud.storage.schema import Step, add_table
 from cloud.storage.statement import Statement
@@ -33,6 +33,14 @@ _ADD_RECORDS = add_table("migration", name=Varchar(length=64, primary_key=True),
 _HAS_RECORDS = {
     "sqlite": Statement("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migration'"),
     "postgres": Statement("SELECT 1 FROM pg_tables WHERE tablename = 'migration' AND schemaname = current_schema()"),
+}
+RESTORING = "restoring"
+"""The table that marks a database into which a restore has not ended (`cloud.storage.whole.loading`)."""
+_IS_RESTORING = {
+    "sqlite": Statement(f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{RESTORING}'"),  # noqa: S608
+    "postgres": Statement(
+        f"SELECT 1 FROM pg_tables WHERE tablename = '{RESTORING}' AND schemaname = current_schema()"  # noqa: S608
+    ),
 }
 _APPLIED = Statement("SELECT name FROM migration ORDER BY name LIMIT 10000")
 _RECORD = Statement("INSERT INTO migration (name) VALUES ({name})")
@@ -97,7 +105,41 @@ async def _opened(name: str, location: Location) -> AsyncIterator[ServiceEngine]
         await engine.close()
 
 
+async def is_restoring(engine: ServiceEngine) -> bool:
+    """Whether a restore into the database has not ended. Raises StorageError."""
+    return bool(await engine.fetch(_IS_RESTORING[engine.engine_type]))
+
+
+async def migrate_to(service: str, ids: Sequence[str], engine: ServiceEngine) -> None:
+    """Make the schema of exactly these migrations in an empty database, in the task's transaction.
+
+    Raises MigrationFailed, and StorageError.
+    """
+    for name in sorted(ids):
+        await _migrate(service, name, engine)
+
+
+async def migrate_on(service: str, location: Location, engine: ServiceEngine) -> list[str]:
+    """Run the missing migrations in the task's transaction, also while the database is marked. Return their ids.
+
+    Raises MigrationFailed, and StorageError.
+    """
+    missing = _missing(service, await _recorded(engine), location)
+    for name in missing:
+        await _migrate(service, name, engine)
+    return missing
+
+
 async def _applied(engine: ServiceEngine) -> set[str]:
+    """Return the ids that the database has recorded. Raises DatabaseRestoring, StorageError."""
+    if await is_restoring(engine):
+        raise DatabaseRestoring(
+            "cannot use the database: a restore into it has not ended; repeat `cascade restore`, or empty the database"
+        )
+    return await _recorded(engine)
+
+
+async def _recorded(engine: ServiceEngine) -> set[str]:
     if not await engine.fetch(_HAS_RECORDS[engine.engine_type]):
         return set()
     return {str(row["name"]) for row in await engine.fetch(_APPLIED)}

@@ -237,6 +237,10 @@ class PostgresBackend:
         except (OSError, ssl.SSLError) as error:
             raise StorageError(f"cannot read the database's CA file {name}") from error
 
+    async def connect(self) -> asyncpg.Connection:
+        """Return a checked connection outside the pool. The caller closes it. Raises StorageError."""
+        return await self._connect()
+
     async def _connect(self) -> asyncpg.Connection:
         location = self._location
         seconds = PATIENT_SECONDS if self._patient else STATEMENT_SECONDS

@@ -22,7 +22,7 @@ from tests.system.support.fault_walk.site import Lane
 KILL_SECONDS = 0.5
 CHECK_SECONDS = 1.0
 
-_NAME = re.compile(r"(node|fabric|breakwater)\.[a-z]+\.[a-z_]+")
+_NAME = re.compile(r"(node|fabric|breakwater|backup|restore)\.[a-z]+\.[a-z_]+")
 _EFFECTS = {
     "node": {
         *("write_atomic", "write_directory", "remove_file", "remove_directory", "rename_file"),
@@ -36,6 +36,10 @@ _EFFECTS = {
     },
     "cloud/breakwater": {
         *("write_key", "write_secret"),
+    },
+    "cloud/backup": {
+        *("write_secret", "os.link", "begin_loading", "load", "end_loading", "unmark"),
+        *("breakwater.mark_restored", "fabric.mark_restored", "self.marker_file.unlink"),
     },
     "cloud/mtls": {"write_key", "write_secret", "self._issuer.reenroll", "sync_directory"},
 }
@@ -57,6 +61,8 @@ _OTHERWISE = {
     "node/trust/files.py:_prune": "its generations are in node.trust.prune; the rest are scratch directories",
     "cloud/breakwater/readiness.py:write": "a counter that no code reads; it shows that the database stores rows",
     "cloud/fabric/bootstrap.py": "cascade init, before there is a cloud",
+    "cloud/fabric/restored.py": "the restore has the fault point, restore.service.mark",
+    "cloud/breakwater/restored.py": "the same",
     "cloud/fabric/service/nodes/clones.py:suspect": "one transaction; the sessions that show the suspicion come again",
     "cloud/fabric/service/operators/clone_cases.py": "an operator's command, one transaction and nothing after it",
     "cloud/fabric/service/operators/codes.py": "an operator's command, one transaction and nothing after it",
@@ -164,12 +170,12 @@ def test_every_fault_point_of_node_and_fabric_has_a_scenario() -> None:
 
 
 def test_each_fault_point_of_node_and_fabric_is_walked_here_and_by_the_drill() -> None:
-    """`test_issuer_walk.py` walks the fault points of Breakwater."""
+    """`test_issuer_walk.py` walks the fault points of Breakwater, `tests/cloud/backup/test_walk.py` those of backups."""
     points = set(points_in_code("node", "fabric"))
     assert points <= {case.point for chain in kept_chains() for case in chain.cases}
     stages = {(point, stage) for point in points for stage in ("before", "after")}
     assert stages <= {(case.point, case.stage) for case in all_cases()}
-    assert set(points_in_code()) == set(points_in_code("node", "fabric", "breakwater"))
+    assert set(points_in_code()) == set(points_in_code("node", "fabric", "breakwater", "backup", "restore"))
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,10 @@ class InstallationStore:
         """Insert a value unless there is one of this name."""
         await self._engine.fetch(_INSERT_NEW, name=name, value=value)
 
+    async def set(self, name: str, value: bytes) -> None:
+        """Store a value under a name, over the value before."""
+        await self._engine.fetch(_SET, name=name, value=value)
+
     async def prove_writable(self, at: datetime) -> None:
         """Write the row `readiness`. Raises StorageError if the database stores nothing."""
         await self._engine.fetch(_SET, name=READINESS, value=at.isoformat().encode())

@@ -20,6 +20,9 @@ _REVOKE = compiled(
         OperatorToken.id == param("id"), OperatorToken.revoked_at.is_null()
     )
 )
+_REVOKE_ALL = compiled(
+    OperatorToken.update({OperatorToken.revoked_at: param("at")}).where(OperatorToken.revoked_at.is_null())
+)
 
 
 class TokenStore:
@@ -42,3 +45,7 @@ class TokenStore:
 
     async def revoke(self, token: TokenId, at: datetime) -> None:
         await self._engine.fetch(_REVOKE, id=token, at=at)
+
+    async def revoke_all(self, at: datetime) -> None:
+        """Revoke every token that is not revoked."""
+        await self._engine.fetch(_REVOKE_ALL, at=at)

@@ -47,7 +47,9 @@ def test_the_groups() -> None:
     groups = {command[0] for command in COMMANDS}
     assert groups == {
         *(
+            "backup",
             "init",
+            "restore",
             "up",
             "serve",
             "config",

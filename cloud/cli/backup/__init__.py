@@ -1,0 +1,1 @@
+"""Commands of `cascade backup`, and `cascade restore`."""

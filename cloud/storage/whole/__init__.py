@@ -1,0 +1,1 @@
+"""Storage of whole databases: snapshots of all tables, and the filling of an empty database."""
