@@ -180,6 +180,28 @@ _KINDS = (
         "`cascade node show NODE` shows the values, `cascade node accept-pcrs NODE` accepts changed ones. "
         "`cascade tenant pcr-policy TENANT report` ends the requirement.",
     ),
+    # Nodes without a network.
+    ProblemKind(
+        "airgap_request_invalid",
+        422,
+        "The request of the node without a network is not accepted",
+        "Carry the file again, or make another request with `cascadia request --new`.",
+    ),
+    ProblemKind(
+        "airgap_request_expired", 409, "The request is too old", "Make another one with `cascadia request --new`."
+    ),
+    ProblemKind(
+        "airgap_request_outdated",
+        409,
+        "The node has made a later request, or has contacted the cloud since",
+        "Answer the node's latest request. `cascadia request` writes it, and `cascadia request --new` makes another one.",
+    ),
+    ProblemKind(
+        "airgap_request_used",
+        409,
+        "The answer to this request was imported",
+        "Make another request with `cascadia request`.",
+    ),
     # Published trust.
     ProblemKind("trust_refused", 422, "The new trust cannot be published", "Correct what the named rule refuses."),
     ProblemKind(
@@ -233,6 +255,10 @@ Code = Literal[
     "clone_suspected",
     "session_outdated",
     "quote_refused",
+    "airgap_request_invalid",
+    "airgap_request_expired",
+    "airgap_request_outdated",
+    "airgap_request_used",
     "trust_refused",
     "adoption_incomplete",
     "rate_limited",

@@ -48,6 +48,7 @@ def parser() -> ArgumentParser:
     commands.load("hardware", "show and change the hardware that a tenant trusts", "cloud.cli.hardware.commands")
     commands.load("code", "make, list and revoke activation codes", "cloud.cli.codes")
     commands.load("activation", "show activations, approve or deny those that wait", "cloud.cli.activation.commands")
+    commands.load("airgap", "answer machines without a network", "cloud.cli.airgap")
     commands.load("node", "show nodes and change their standing", "cloud.cli.nodes")
     commands.load(
         "trust", "show, sign and publish the installation's trust, and count its adoption", "cloud.cli.trust.commands"

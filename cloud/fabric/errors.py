@@ -33,7 +33,11 @@
     │   ├── AdoptionIncomplete     a node or service still uses a root or issuer that would be dropped
     │   ├── GenerationClosed       carries the signed revocation
     │   ├── HolderRefused          carries the signed statement of a suspected copy
-    │   └── SessionOutdated        the node opens another session
+    │   ├── SessionOutdated        the node opens another session
+    │   ├── AirgapInvalid          a request of a node without a network that does not verify
+    │   ├── AirgapExpired          such a request is too old
+    │   ├── AirgapOutdated         a later request of the node was answered, or the node has contacted the cloud since
+    │   └── AirgapUsed             the node has imported the answer to this request
     ├── IssuerUnavailable          Breakwater did not answer, or its answer decides nothing
     └── IssuerRefused              Breakwater refused and will refuse again; `code` is Breakwater's
 
@@ -220,6 +224,22 @@ class SessionOutdated(Refused):
     """The session was opened before a clone of the node was suspected, or before an operator settled that."""
 
 
+class AirgapInvalid(Refused):
+    """The request of a node without a network does not verify, or is of another installation."""
+
+
+class AirgapExpired(Refused):
+    """The request of a node without a network is too old."""
+
+
+class AirgapOutdated(Refused):
+    """A later request of the node was answered, or the node has contacted the cloud since it made this request."""
+
+
+class AirgapUsed(Refused):
+    """The node's receipt says that it has imported the answer to this request."""
+
+
 def evidence_error(error: EvidenceRefused) -> Refused:
     """Turn the verifier's error into a refusal. The text names the failed step and contains no endorsement key."""
     kinds: dict[str, type[Refused]] = {"tier_refused": TierNotAllowed, "csr_refused": CsrRefused}
@@ -272,6 +292,10 @@ CODES: dict[type[FabricError], Code] = {
     GenerationClosed: "generation_closed",
     HolderRefused: "clone_suspected",
     SessionOutdated: "session_outdated",
+    AirgapInvalid: "airgap_request_invalid",
+    AirgapExpired: "airgap_request_expired",
+    AirgapOutdated: "airgap_request_outdated",
+    AirgapUsed: "airgap_request_used",
     IssuerUnavailable: "unavailable",
     IssuerRefused: "unavailable",
 }

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, fields
 
 from cloud.audit import AuditEntries
+from cloud.fabric.airgap_parts import AirgapParts, make_airgap_parts
 from cloud.fabric.background import (
     AUDIT_SECONDS,
     HOUSEKEEPING_SECONDS,
@@ -78,18 +79,19 @@ class Parts:
     operators: OperatorParts
     nodes: NodeParts
     trust: TrustParts
+    airgap: AirgapParts
     background: Background
     readiness: Readiness
 
     def services(self) -> dict[str, object]:
         """The parts that handlers take, keyed by the name of the handler's parameter."""
-        groups = (self.operators, self.nodes, self.trust)
+        groups = (self.operators, self.nodes, self.trust, self.airgap)
         parts = {each.name: getattr(group, each.name) for group in groups for each in fields(group)}
         return {**parts, "repository": self.stores.repository, "readiness": self.readiness}
 
 
 SERVICES = (
-    *(each.name for group in (OperatorParts, NodeParts, TrustParts) for each in fields(group)),
+    *(each.name for group in (OperatorParts, NodeParts, TrustParts, AirgapParts) for each in fields(group)),
     *("repository", "readiness"),
 )
 """The keys of `Parts.services`, available before a database is open."""
@@ -123,6 +125,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
     )
     trust = _trust_parts(stores, ports, shared)
     nodes = make_node_parts(stores, ports, secrets, shared, trust)
+    airgap = make_airgap_parts(stores, ports, shared, nodes, trust)
     return Parts(
         stores=stores,
         current_trust=ports.current_trust,
@@ -130,7 +133,8 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
         operators=_operator_parts(stores, ports, shared),
         nodes=nodes,
         trust=trust,
-        background=make_background(ports.entropy, shared, nodes, trust),
+        airgap=airgap,
+        background=make_background(ports.entropy, shared, nodes, trust, airgap),
         readiness=Readiness(
             DatabaseProbe(stores.installation.read_all, lambda: stores.installation.prove_writable(ports.now())),
             trouble_probe(
@@ -150,7 +154,9 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
     )
 
 
-def make_background(entropy: Entropy, shared: Shared, nodes: NodeParts, trust: TrustParts) -> Background:
+def make_background(
+    entropy: Entropy, shared: Shared, nodes: NodeParts, trust: TrustParts, airgap: AirgapParts
+) -> Background:
     """The background work in its state after a start. Its only state is when each piece of work is due."""
     return Background(
         woken=shared.woken,
@@ -164,6 +170,7 @@ def make_background(entropy: Entropy, shared: Shared, nodes: NodeParts, trust: T
             Periodic("approvals", IDLE_SECONDS, nodes.approvals.expire_overdue),
             Periodic("fingerprints", SEEN_SECONDS, nodes.fingerprints.store),
             Periodic("audit", AUDIT_SECONDS, shared.audit_retention.step),
+            Periodic("airgap", HOUSEKEEPING_SECONDS, airgap.airgap_exchanges.forget_old),
             Periodic("trust", HOUSEKEEPING_SECONDS, trust.online_roles.keep_fresh),
         ),
     )
@@ -215,7 +222,7 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
             wake_room=shared.wake_room,
             wake_background=shared.woken.set,
         ),
-        node_lists=NodeLists(nodes=stores.nodes, filters=filters),
+        node_lists=NodeLists(nodes=stores.nodes, airgap=stores.airgap, filters=filters),
         trusted_hardware=TrustedHardware(now=now, acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants),
         clone_cases=CloneCases(
             now=now,
@@ -231,20 +238,24 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
         pcr_policies=PcrPolicies(
             acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants, nodes=stores.nodes
         ),
-        recovery_code_issues=RecoveryCodeIssues(
-            key=shared.recovery_codes.key,
-            now=now,
-            entropy=entropy,
-            acting=acting,
-            audit=audit,
-            cases=stores.recovery_cases,
-            codes=stores.recovery_codes,
-            nodes=stores.nodes,
-            tenants=stores.tenants,
-            filters=filters,
-        ),
+        recovery_code_issues=_recovery_code_issues(stores, ports, shared, filters),
         recovery_policies=RecoveryPolicies(acting=acting, audit=audit, tenants=stores.tenants),
         audit_lists=AuditLists(audit=stores.audit, filters=filters),
+    )
+
+
+def _recovery_code_issues(stores: Stores, ports: Ports, shared: Shared, filters: ListFilters) -> RecoveryCodeIssues:
+    return RecoveryCodeIssues(
+        key=shared.recovery_codes.key,
+        now=ports.now,
+        entropy=ports.entropy,
+        acting=shared.acting,
+        audit=shared.audit,
+        cases=stores.recovery_cases,
+        codes=stores.recovery_codes,
+        nodes=stores.nodes,
+        tenants=stores.tenants,
+        filters=filters,
     )
 
 

@@ -297,6 +297,9 @@ class NodeDetail(msgspec.Struct, frozen=True):
     """The node."""
     generations: tuple[Generation, ...]
     """At most 20 generations, the newest first."""
+    receipt_outstanding_since: datetime | None = None
+    """Time at which the node's last request that came in a file was answered, if its receipt is outstanding and the node
+    has opened no session since. Null for every other node."""
 
 
 # Published trust.

@@ -19,6 +19,7 @@ INDEXES = (
     ("node", "clone_cause", "id"),
     ("node", "hold", "id"),
     ("ek_allowed", "tenant", "id"),
+    ("airgap_exchange", "tenant", "id"),
     ("recovery_case", "tenant", "id"),
     ("recovery_case", "tenant", "grace", "opened_at"),
 )
@@ -309,6 +310,31 @@ class RecoveryCode(Table, db=UNBOUND, tablename="recovery_code"):
     used_at = Timestamptz(null=True, default=None)
     used_case = Varchar(length=ID)
     revoked_at = Timestamptz(null=True, default=None)
+
+
+class AirgapExchange(Table, db=UNBOUND, tablename="airgap_exchange"):
+    """An answered request of a node without a network."""
+
+    id = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID)
+    node = Varchar(length=ID, index=True)
+    generation = Integer()
+    kind = Varchar(length=16)
+    state = Varchar(length=16)
+    request_sha256 = Varchar(length=ID)
+    activation = Varchar(length=ID)
+    made_at = Timestamptz(default=None)
+    clock = Text(default="null")
+    answered_at = Timestamptz(default=None, index=True)
+    valid_until = Timestamptz(default=None)
+    answered_by = Varchar(length=ID)
+    seq = BigInt()
+    statement_type = Varchar(length=16)
+    statement_sha256 = Varchar(length=ID)
+    answer = Text()
+    answers_sha256 = Text(default="[]")
+    received_at = Timestamptz(null=True, default=None)
+    imported_at = Timestamptz(null=True, default=None)
 
 
 class RevokedService(Table, db=UNBOUND, tablename="revoked_service"):

@@ -77,6 +77,9 @@ class AnswerBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     one only if the certificate was renewed."""
     fingerprint_salt: bytes = b""
     """Key of the HMACs in the fingerprint, for an activation."""
+    renewal: str = ""
+    """Renewal token for the next request or session, opaque to the node. If it is empty, the node keeps the token that it
+    has."""
 
 
 class AnswerClaims(msgspec.Struct, frozen=True, kw_only=True):

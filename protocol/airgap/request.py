@@ -41,6 +41,7 @@ from protocol.limits import (
     HELD_GENERATION_MAX,
     NONCE_BYTES_MAX,
     NONCE_BYTES_MIN,
+    RENEWAL_TOKEN_CHARS_MAX,
     SEQ_MAX,
 )
 from protocol.messages.activation import TrustPin
@@ -142,6 +143,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Whether the agent runs in development mode."""
     recovery: RecoveryClaim | None = None
     """What the machine says about the node that it was, for a recovery. `code` may then hold a recovery code."""
+    renewal: Annotated[str, msgspec.Meta(max_length=RENEWAL_TOKEN_CHARS_MAX)] | msgspec.UnsetType = msgspec.UNSET
+    """Renewal token of the last answer or session that had one. A node without a token leaves it out."""
     usage: Annotated[str, msgspec.Meta(max_length=USAGE_BYTES_MAX)] | msgspec.UnsetType = msgspec.UNSET
     """Reserved for usage data. This version leaves it out, and a cloud of this version ignores it."""
 

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.crypto.keyfile import KeyFileError, PrivateKey, read_keys, write_keys
+from protocol.airgap.answer import AnswerClaims
+from protocol.airgap.answer import sign as sign_answer
 from protocol.signed.envelope import EnvelopeError, KeyRing, VerificationKey, key_id, seal
 from protocol.signed.freshness import TYP_FRESHNESS, Freshness
 from protocol.signed.freshness import payload_of as freshness_payload
@@ -75,6 +77,11 @@ class Signer:
         """The signed token of a freshness."""
         key = self._keys["freshness"]
         return seal(TYP_FRESHNESS, key.kid, freshness_payload(freshness), key.private_key)
+
+    def airgap_answer(self, claims: AnswerClaims) -> str:
+        """The signature of an answer to a node without a network. The key of freshness signs it."""
+        key = self._keys["freshness"]
+        return sign_answer(claims, key.kid, key.private_key)
 
     def presented(self, token: str) -> Statement | None:
         """Read a statement that a node presents. Returns None if it does not verify under these keys."""

@@ -5,6 +5,7 @@ from litestar import Router
 from cloud.fabric.errors import FabricError
 from cloud.fabric.routes import (
     activation,
+    airgap,
     clones,
     decisions,
     hardware,
@@ -32,6 +33,7 @@ def routes() -> list[Router]:
         *hardware.HANDLERS,
         *clones.HANDLERS,
         *recovery.HANDLERS,
+        *airgap.HANDLERS,
         *trust.HANDLERS,
         *health.HANDLERS,
     ]

@@ -62,6 +62,9 @@ EXAMPLES = {
     "presented": "",
     "freshness": "eyJ0eXAiOiJjYXNjYWRlLWZyZXNobmVzcytqd3MifQ.e30.c2ln",
     "tries_left": 3,
+    "request": '{"document": "cascade-airgap-request"}',
+    "answer": '{"document": "cascade-airgap-answer"}',
+    "answered_by": example_id("tok"),
     "roots": [],
     "contents": {},
 }
@@ -95,6 +98,7 @@ API = Api(
         ),
         Tag("tenants", "Tenants and the hardware that they trust.", ("/v1/tenants",)),
         Tag("nodes", "Nodes, their standing, and suspected clones.", ("/v1/nodes", "/v1/clones")),
+        Tag("air gap", "Requests of nodes without a network, which an operator carries.", ("/v1/airgap/",)),
         Tag("tokens", "Operators' tokens.", ("/v1/tokens",)),
         Tag("audit", "Who did what.", ("/v1/audit",)),
         Tag("trust", "The published trust and its adoption.", ("/v1/trust",)),

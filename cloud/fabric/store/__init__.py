@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.adoption import AdoptionStore
+from cloud.fabric.store.airgap import AirgapStore
 from cloud.fabric.store.audit import AuditStore
 from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.denied import DeniedStore
@@ -32,6 +33,7 @@ class Stores:
     engine: ServiceEngine
     activations: ActivationStore
     adoption: AdoptionStore
+    airgap: AirgapStore
     audit: AuditStore
     codes: CodeStore
     denied: DeniedStore
@@ -57,6 +59,7 @@ def stores_over(engine: ServiceEngine) -> Stores:
         engine=engine,
         activations=ActivationStore(engine),
         adoption=AdoptionStore(engine),
+        airgap=AirgapStore(engine),
         audit=AuditStore(engine),
         codes=CodeStore(engine),
         denied=DeniedStore(engine),

@@ -5,12 +5,13 @@ be held by many transactions at a time, and covers reads only.
 
 | Key | Covers |
 |---|---|
-| `node:ID` | the node's row, its generations, its renewals, and activations from their proof on |
+| `node:ID` | the node's row, its generations, renewals, exchanges without a network, and activations from their proof on |
 | `chip:HASH` | whether a node with this chip exists; without a TPM, with this first node key |
 | `machines:TENANT` | the enrolled components of a tenant's software nodes: whether a machine is known |
 | `code:ID` | the code's row, its denied machines, and activations with it until their proof, also while they wait |
 | `recovery-code:ID` | the row of a recovery code. The key of its node (or of its tenant) covers which codes there are |
 | `tenant:ID` | the tenant's row, and the hardware that it trusts |
+| `request:ID` | whether a request of a node without a network, with this id, was answered |
 | `token:ID` | the token's row |
 | `trust` | the files of the TUF repository |
 | `order` | the renewal order |
@@ -32,6 +33,7 @@ be held by many transactions at a time, and covers reads only.
 | renewal: start, wrong answer, proof, certificate, old keys revoked | node | |
 | sign a due statement, first delivery of a revocation, closed at the issuer | node | |
 | change a standing, accept PCR values | node | token of the operator |
+| answer the request of a node without a network | node, request | tenant; token of the operator |
 | make a code | code | token of the operator; node to readmit |
 | revoke a code | code | token of the operator |
 | issue recovery codes | recovery-code of each; node, or tenant for a code of any node | tenant; token of the operator |
@@ -107,6 +109,11 @@ def tenant_key(tenant: str) -> str:
 def token_key(token: str) -> str:
     """The key of an operator token's row."""
     return f"token:{token}"
+
+
+def request_key(request: str) -> str:
+    """The key of the question whether a request of a node without a network was answered."""
+    return f"request:{request}"
 
 
 def sessions_key(ca: str) -> str:

@@ -145,6 +145,7 @@ _UPDATE_GENERATION = compiled(
         )
     ).where(Generation.id == param("id"))
 )
+_SET_FINGERPRINT = compiled(Generation.update(params(Generation.fingerprint)).where(Generation.id == param("id")))
 _SET_LEASE_VERSION = compiled(Generation.update(params(Generation.lease_version)).where(Generation.id == param("id")))
 _SET_CERTIFICATE = compiled(
     Generation.update(params(Generation.certificate_not_after)).where(Generation.id == param("id"))
@@ -322,6 +323,10 @@ class NodeStore:
     async def set_revocation_delivered(self, node: NodeId, number: int, at: datetime) -> bool:
         """Store when the node first received its revocation. False if a time is stored already."""
         return bool(await self._engine.fetch(_SET_DELIVERED, id=generation_id(node, number), told_at=at))
+
+    async def set_fingerprint(self, node: NodeId, number: int, fingerprint: dict[str, str]) -> None:
+        """Store the fingerprint of a generation whose activation reported none."""
+        await self._engine.fetch(_SET_FINGERPRINT, id=generation_id(node, number), fingerprint=json_text(fingerprint))
 
     async def set_lease_version(self, node: NodeId, number: int, version: int) -> None:
         """Store the highest version of leases that the node reads."""

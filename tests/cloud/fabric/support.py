@@ -494,7 +494,7 @@ async def change(world: World, machine: Machine, what: Change, reason: str = "")
 def background(world: World) -> Background:
     """New background work, in its state after a restart."""
     parts = world.parts
-    return make_background(world.entropy, parts.shared, parts.nodes, parts.trust)
+    return make_background(world.entropy, parts.shared, parts.nodes, parts.trust, parts.airgap)
 
 
 async def run_once(world: World, made: Background | None = None) -> None:

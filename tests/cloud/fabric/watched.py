@@ -21,6 +21,7 @@ from cloud.fabric.store.keys import (
     machines_key,
     node_key,
     recovery_code_key,
+    request_key,
     sessions_key,
     tenant_key,
     token_key,
@@ -46,6 +47,7 @@ _OWNER = {
     "activation": Statement("SELECT code, node FROM activation WHERE id = {id}"),
     "renewal": Statement("SELECT '' AS code, node FROM renewal WHERE id = {id}"),
     "recovery_case": Statement("SELECT '' AS code, node FROM recovery_case WHERE id = {id}"),
+    "airgap_exchange": Statement("SELECT '' AS code, node FROM airgap_exchange WHERE id = {id}"),
 }
 
 
@@ -112,8 +114,9 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
         case "activation":
             yield from (code_key(values["code"]),) if "code" in values else ()
             yield from (node_key(values["node"]),) if "node" in values else ()
-        case "renewal":
+        case "renewal" | "airgap_exchange":
             yield from (node_key(values["node"]),) if "node" in values else ()
+            yield from (request_key(values["id"]),) if table != "renewal" and "id" in values else ()
         case "node":
             yield from (node_key(values["id"]),) if "id" in values else (ORDER,) if parsed(sql).is_read else ()
             yield from (chip_key(values["ek_hash"]),) if "ek_hash" in values else ()

@@ -5,6 +5,8 @@ The tenant of such nodes trusts the root CA of the simulated maker.
 
 import hmac
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,11 +14,14 @@ import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_SESSION
 from lab.cloud import Cloud
-from protocol.encoding import sha256_hex
+from protocol.airgap.request import FORMAT, ClockEvidence, Request, assembled, body_of, signed_bytes
+from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence
+from protocol.ids import AirgapRequestId, make_id
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
 from protocol.messages.renewal import ProveRenewal, RenewalChallenge
 from protocol.messages.sessions import (
@@ -181,6 +186,30 @@ class PaperNode:
         signer = signer or self.node_key
         proof = seal(TYP_SESSION_PROOF, key_id(signer.public_key()), proof_payload(claims), signer)
         return OpenSession(device or self.device, csr, proof)
+
+    def carried(self) -> str:
+        """A request in a file, as JSON."""
+        assert self.activated is not None
+        now = datetime.now(UTC)
+        public = self.node_key.public_key()
+        made = Request(
+            format=FORMAT,
+            kind="refresh",
+            request=AirgapRequestId(make_id("agr", int(now.timestamp() * 1000), os.urandom(10))),
+            public_key=public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            nonce="n" * 32,
+            agent_version="1.0",
+            made_at=now,
+            clock=ClockEvidence(low=now, high=now, wall=now, tpm=ClockInfo(1, 1, 1, True)),
+            tenant=self.activated.tenant,
+            node=self.activated.node,
+            generation=self.activated.generation,
+            fingerprint={"board_serial": "ab" * 32},
+        )
+        body = body_of(made)
+        signed = signed_bytes(body, made.request, public)
+        file = assembled(body, signed, self.node_key.sign(signed, ec.ECDSA(hashes.SHA256())))
+        return json_encode(file).decode()
 
     def session(self) -> Identity:
         key = new_key()

@@ -111,6 +111,7 @@ class World:
         once(cloud, "fabric", "POST", path_proof(self._renewing.renewal), self._renewal_proof).into(Renewed)
         states = "SELECT state FROM renewal"
         wait_until("the revocation of the old key's certificates", lambda: cloud.rows("fabric", states) == [("done",)])
+        self.carried = self.other.carried()
         self._renewal = encode_base64(request(self.other.node_key))
         software = str(cloud.run("tenant", "create", "without TPMs")["id"])
         cloud.run("tenant", "tiers", software, "software")
@@ -264,6 +265,8 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "fabric POST /v1/node/confirm": lambda _: Ask("n" * 32),
     "fabric POST /v1/node/statement": lambda _: Ask("n" * 32),
     "fabric GET /v1/node/events": _nothing,
+    "fabric POST /v1/airgap/answers": lambda world: {"request": world.carried},
+    "fabric GET /v1/airgap/exchanges": _nothing,
     "fabric POST /v1/tenants": lambda _: {"name": "another"},
     "fabric GET /v1/tenants": _nothing,
     "fabric GET /v1/tenants/{tenant}": _nothing,

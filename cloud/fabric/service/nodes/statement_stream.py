@@ -13,6 +13,7 @@ import msgspec
 from cloud.fabric.errors import GenerationClosed
 from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.schemas import StatementType
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow, enrolled_of
@@ -21,7 +22,7 @@ from protocol.encoding import sha256_hex
 from protocol.fingerprint import policy_of
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.freshness import Freshness
-from protocol.signed.statements import LEASE_VERSION, HardwareFloor, Lease, RevocationReason, Statement
+from protocol.signed.statements import LEASE_VERSION, HardwareFloor, Lease, RevocationReason, Statement, Suspension
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,7 @@ class StatementStream:
         generation = msgspec.structs.replace(
             generation,
             statement=token,
-            statement_type=type(statement).__name__.lower(),
+            statement_type=type_name(statement),
             seq=statement.seq,
             issued_at=statement.issued_at,
             refresh_after=lease.refresh_after if lease else None,
@@ -197,6 +198,13 @@ class StatementStream:
         if lease and (node.lease_until is None or lease.terminate_at > node.lease_until):
             node = msgspec.structs.replace(node, lease_until=lease.terminate_at)
         return node, generation
+
+
+def type_name(statement: Statement) -> StatementType:
+    """The type of a statement as rows have it."""
+    if isinstance(statement, Lease):
+        return "lease"
+    return "suspension" if isinstance(statement, Suspension) else "revocation"
 
 
 def is_closed(node: NodeRow, generation: GenerationRow) -> bool:

@@ -1,5 +1,6 @@
 """Use case: operators read nodes and their generations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -7,7 +8,10 @@ from cloud.fabric import schemas
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.service import views
 from cloud.fabric.service.operators.filters import ListFilters
+from cloud.fabric.store.airgap import AirgapStore
+from cloud.fabric.store.exchange_rows import AirgapExchangeRow
 from cloud.fabric.store.nodes import NodeStore
+from cloud.fabric.store.rows import GenerationRow
 from protocol.ids import NodeId
 
 
@@ -16,6 +20,7 @@ class NodeLists:
     """Lists nodes and shows one with its generations."""
 
     nodes: NodeStore
+    airgap: AirgapStore
     filters: ListFilters
 
     async def page(self, tenant: str, standing: str, cursor: str, limit: int) -> schemas.Page[schemas.Node]:
@@ -31,5 +36,13 @@ class NodeLists:
         row = await self.nodes.find(node)
         if row is None:
             raise NotFound("no such node")
-        generations = tuple(views.generation(entry) for entry in await self.nodes.generations(node))
-        return schemas.NodeDetail(views.node(row), generations)
+        rows = await self.nodes.generations(node)
+        newest = await self.airgap.newest(node)
+        since = newest.answered_at if newest is not None and is_outstanding(newest, rows) else None
+        return schemas.NodeDetail(views.node(row), tuple(map(views.generation, rows)), since)
+
+
+def is_outstanding(exchange: AirgapExchangeRow, generations: Sequence[GenerationRow]) -> bool:
+    """Whether the receipt of an answer is outstanding. A later session of its generation shows that the node has it."""
+    seen = [row.seen_at for row in generations if row.number >= exchange.generation and row.seen_at is not None]
+    return exchange.state == "answered" and not any(at > exchange.answered_at for at in seen)

@@ -14,7 +14,10 @@ from typing import Literal
 
 import msgspec
 
+from protocol.airgap.answer import AnswerFile
+from protocol.encoding import json_decode
 from protocol.faults import Stage
+from tests.system.support.fault_walk.carried import request_of
 from tests.system.support.fault_walk.site import LEASE_SECONDS, WAITS, Interrupted, Lane, Prepared, Site
 
 RETURN_SECONDS_MAX = 30
@@ -174,6 +177,15 @@ def _suspend_and_resume(site: Site) -> None:
     site.hears("suspended")
     site.operate("node", "resume", site.node(), "--reason", "walk")
     site.agent()
+
+
+def _answer_file(site: Site) -> None:
+    """Answer a request that was carried in a file. The repeat gets the stored answer, or makes it."""
+    site.serve()
+    answer = site.directory / "answer.json"
+    site.operate("airgap", "answer", str(request_of(site)), "--out", str(answer))
+    assert site.cloud.rows("fabric", "SELECT count(*), max(state) FROM airgap_exchange") == [(1, "answered")]
+    assert json_decode(answer.read_bytes(), AnswerFile).body
 
 
 def _renew(site: Site) -> None:
@@ -395,6 +407,7 @@ SCENARIOS = (
                 "fabric.statement.refresh",
                 "fabric.activation.purge",
                 "fabric.renewal.purge",
+                "fabric.airgap.purge",
                 "fabric.revoked.forget",
             ),
         ),
@@ -434,6 +447,7 @@ SCENARIOS = (
         renewed=True,
     ),
     Scenario("another rekey", "rekeyed", _rekey, (("node.key.prune",),), renewed=True),
+    Scenario("answer to a file", "active", _answer_file, (("fabric.airgap.answer",),)),
     Scenario("wrong answer of a renewal", "active", _answer_renewal_wrongly, (("fabric.renewal.answer",),)),
     Scenario("revocation", "active", _revoke, (("fabric.standing.commit", "fabric.generation.close"),)),
     Scenario("revoked while off", "revoked", _come_back, (("node.tombstone.write",), ("fabric.revocation.tell",))),
