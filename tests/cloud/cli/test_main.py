@@ -58,6 +58,7 @@ def test_the_groups() -> None:
             "hardware",
             "code",
             "activation",
+            "airgap",
             "node",
             "trust",
             "token",
