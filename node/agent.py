@@ -21,6 +21,7 @@ from node.config import Config
 from node.disk.boot import BootRecord
 from node.exchanges import schedule
 from node.exchanges.contact import Contact
+from node.exchanges.continuing import continue_recovery
 from node.exchanges.wake_channel import WakeChannel
 from node.heartbeat import Heartbeat
 from node.hwbind.errors import TpmError
@@ -65,6 +66,8 @@ class Agent:
         self.config = config
         self.contact = contact
         self._hardware = hardware
+        self._tpm = contact.tpm
+        self._clock = clock
         self._trust = contact.licence.trust
         self._errors = errors = UnexpectedErrors(contact.conditions)
         self._saver = contact.saver
@@ -186,6 +189,7 @@ class Agent:
             "storing": self._saver.run,
             "generation id": partial(generation_id.keep_informed, self._prove_again),
             "floors": self._saver.floors.run,
+            "recovery": self._continue_recovery,
         }
         async with trio.open_nursery() as nursery:
             # Its TpmError ends the agent on purpose.
@@ -201,6 +205,11 @@ class Agent:
             ready()
             await anext(signals)
             nursery.cancel_scope.cancel()
+
+    async def _continue_recovery(self) -> None:
+        """Continue a recovery that waits, and have the heartbeat confirm its new generation."""
+        if await continue_recovery(self.contact.state, self._tpm, self._clock):
+            self.wake()
 
     def _prove_again(self) -> None:
         """Open another session soon. It shows the cloud a copied virtual machine, or a floor counter that is new."""

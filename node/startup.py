@@ -3,7 +3,7 @@
 A disk that is away, slow or damaged must not end the agent: systemd does not restart it after every exit code, and
 licensed software needs an answer that names the cause. So the agent reads its state until it succeeds. Meanwhile the
 gate is closed, and the socket and `cascadia status` show the cause. Only the certainty that no identity is stored ends
-the start with `unactivated`.
+the start with `unactivated`. If a recovery of such a machine waits, the agent continues it instead.
 """
 
 import logging
@@ -19,11 +19,14 @@ from node.agent import WATCHDOG_PAUSE_SECONDS, Agent
 from node.clock import Clock, utc_now
 from node.config import Config
 from node.disk.files import exists
+from node.disk.pending import ApprovalWait
 from node.disk.thread import DISK_SECONDS_MAX, DiskSilent, on_disk
 from node.errors import NodeError, StateBusy, StateDamaged, StateError, StateUnsafe
+from node.exchanges.continuing import continue_recovery, waiting_recovery
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
 from node.licensing.verdict import Snapshot, Verdict
+from node.licensing.waiting import waiting_snapshot
 from node.local import routes
 from node.local.documents import StatusDocument, status_document
 from node.local.server import Serving
@@ -54,11 +57,16 @@ class Starting:
         self._state = state
         self._clock = clock
         self._fault: NodeError = DiskSilent(DISK_SECONDS_MAX)
+        self._waits: ApprovalWait | None = None
 
     @property
     def fault(self) -> NodeError:
         """The last error."""
         return self._fault
+
+    def wait_for(self, recovery: ApprovalWait) -> None:
+        """Show the state `pending` from now on: this machine has no identity, and its recovery waits."""
+        self._waits = recovery
 
     def report(self, fault: NodeError) -> None:
         """Set the fault, and its condition."""
@@ -73,8 +81,10 @@ class Starting:
         self._state.conditions.clear(self._fault.code)
 
     def snapshot(self) -> Snapshot:
-        """The licence now: `stale`, because no statement can be read."""
+        """The licence now: `stale`, because no statement can be read; `pending` while a recovery waits."""
         now: datetime = self._clock()
+        if self._waits is not None:
+            return waiting_snapshot(self._waits, now)
         verdict = Verdict(
             state="stale",
             gate_open=False,
@@ -154,7 +164,11 @@ class _Start:
                 agent = await on_disk(self._read)
                 self._errors.clear("start")
                 return agent
-            except (NotActivated, StateBusy) as error:
+            except NotActivated as error:
+                if not await self._recovered():
+                    return error
+                continue
+            except StateBusy as error:
                 return error
             except (StateError, TrustError) as error:
                 if isinstance(error, StateUnsafe) and error.path == self._config.state_dir:
@@ -167,6 +181,22 @@ class _Start:
             await self._repair_trust()
             await trio.sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+    async def _recovered(self) -> bool:
+        """Continue a recovery that waits, on a machine without an identity. True once it has one to confirm."""
+        pending = await on_disk(lambda: waiting_recovery(self._state)) if self._owned else None
+        if pending is None or not pending.approval:
+            return False
+        self._starting.wait_for(pending.approval)
+        self._tried.set()
+        stored = False
+
+        async def go_on() -> None:
+            nonlocal stored
+            stored = await continue_recovery(self._state, self._tpm, self._clock)
+
+        await supervised("recovery", go_on, self._errors)
+        return stored
 
     async def _repair_trust(self) -> None:
         """Fetch the published trust from its pin if a file of it is damaged. The next attempt finds out whether it helped.

@@ -45,7 +45,7 @@ class RecoveryPending(ApprovalPending):
 
 async def until_approved(
     send: Callable[[], Awaitable[Activated | AwaitedApproval]],
-    store: Callable[[ApprovalWait], None],
+    store: Callable[[ApprovalWait], Awaitable[None]],
     say: Callable[[str], None],
     *,
     wait: bool,
@@ -80,7 +80,7 @@ async def until_approved(
                 give_up_at = trio.current_time() + (APPROVE_WITHIN + WAIT_MARGIN).total_seconds()
             if found != waiting:
                 waiting = found
-                store(found)
+                await store(found)
             if not wait:
                 raise ApprovalPending(found) if found.recovery is msgspec.UNSET else RecoveryPending(found)
             bounded = min(answer.retry_after_seconds, APPROVAL_RETRY_SECONDS_MAX)

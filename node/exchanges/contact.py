@@ -86,6 +86,16 @@ class Contact:
         """Seconds for which the cloud asked to wait in the last contact, 0 if it did not."""
 
     @property
+    def state(self) -> State:
+        """The state directory."""
+        return self._state
+
+    @property
+    def tpm(self) -> Tpm:
+        """The TPM."""
+        return self._tpm
+
+    @property
     def licence(self) -> Licence:
         """The licence in force. A contact that confirms a newer generation replaces it."""
         return self._licence

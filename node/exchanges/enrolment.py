@@ -18,6 +18,7 @@ from node.config import AGENT_VERSION
 from node.disk.identity import Identity
 from node.disk.pending import ApprovalWait, PendingActivation
 from node.disk.set_aside import set_aside
+from node.disk.thread import on_disk
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exchanges import approval, challenge, software
 from node.exchanges.confirmation import confirm
@@ -127,6 +128,8 @@ class Enrolment:
         self._in_software = manner.in_software
         self._hardware = HardwareCheck(tpm)
         self._hardware.time = state.time
+        self.on_wait: Callable[[ApprovalWait], None] = lambda _waiting: None
+        """Called with what the activation waits for, when it begins to wait and when that changes."""
 
     async def carry_out(self, right: Right) -> Licence:
         """Resume the activation of this right, or begin one. Raises NodeError, TpmError."""
@@ -267,7 +270,7 @@ class Enrolment:
         except api.CloudRefused:
             # After any refusal this proof can succeed no more.
             with suppress(StateError):
-                identities.clear_activation()
+                await on_disk(identities.clear_activation)
             raise
         stored = check_device_chain(
             answer.certificate_chain,
@@ -278,7 +281,7 @@ class Enrolment:
             public_key=pending.node_key.public_key(),
             window=self._state.time.window(),
         )
-        self._check_generation(answer)
+        await on_disk(partial(self._check_generation, answer))
         identity = Identity(
             trust_domain=trusted.bundle.trust_domain,
             tenant=answer.tenant,
@@ -295,8 +298,8 @@ class Enrolment:
         if self._first:
             await self._staged.keep()
         if pending.recovery is not msgspec.UNSET and pending.recovery.situation != "reinstalled":
-            self._set_aside()
-        identities.save_generation(identity)
+            await on_disk(self._set_aside)
+        await on_disk(partial(identities.save_generation, identity))
         return identity
 
     def _set_aside(self) -> None:
@@ -318,7 +321,7 @@ class Enrolment:
     async def _send_proof(self, pending: PendingActivation) -> Activated | AwaitedApproval:
         """Send the stored proof once, over a new connection: an operator may take days to decide."""
         trusted = self._trust.value
-        stored = self._state.identities.load_activation() or pending
+        stored = await on_disk(self._state.identities.load_activation) or pending
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
             answer = await self._send(service, stored)
         if self._first and stored.recovery is not msgspec.UNSET:
@@ -326,10 +329,12 @@ class Enrolment:
             await self._staged.keep()
         return answer
 
-    def _store_wait(self, pending: PendingActivation, waiting: ApprovalWait) -> None:
+    async def _store_wait(self, pending: PendingActivation, waiting: ApprovalWait) -> None:
         """Store that the activation waits for an operator. Raises StateError."""
-        stored = self._state.identities.load_activation() or pending
-        self._state.identities.save_activation(msgspec.structs.replace(stored, approval=waiting))
+        stored = await on_disk(self._state.identities.load_activation) or pending
+        self.on_wait(waiting)
+        changed = msgspec.structs.replace(stored, approval=waiting)
+        await on_disk(partial(self._state.identities.save_activation, changed))
 
     async def _send(self, service: api.Service, pending: PendingActivation) -> Activated | AwaitedApproval:
         """Send the stored proof. A cloud of an earlier release refuses its later fields, and gets it without them."""
@@ -344,7 +349,8 @@ class Enrolment:
                 if refusal.code != "invalid" or proof == first:
                     raise
                 plain = json_encode(first)
-                self._state.identities.save_activation(msgspec.structs.replace(pending, proof=plain))
+                changed = msgspec.structs.replace(pending, proof=plain)
+                await on_disk(partial(self._state.identities.save_activation, changed))
                 return await service.prove_activation(pending.activation, plain)
 
     def _check_generation(self, answer: Activated) -> None:

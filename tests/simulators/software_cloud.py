@@ -7,6 +7,7 @@ the machine has sent.
 import secrets
 from datetime import timedelta
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -14,6 +15,7 @@ from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.fingerprint import enroll
 from protocol.ids import ActivationId, make_id
 from protocol.messages.activation import Activated
+from protocol.messages.recovery import RecoveryClaim
 from protocol.messages.renewal import Renewed
 from protocol.messages.software import (
     PATH_SOFTWARE_ACTIVATIONS,
@@ -34,12 +36,16 @@ SALT = b"s" * 32
 
 
 class SoftwareCloud:
-    """Adds the routes to `fabric`. `proofs` and `renewals` have the verified claims; `held` the proofs of held keys."""
+    """Adds the routes to `fabric`. `proofs` and `renewals` have the verified claims; `held` the proofs of held keys.
+
+    `claims` has the code and the claim of each start of a recovery.
+    """
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
         self.proofs: list[SoftwareProofClaims] = []
         self.held: list[str] = []
+        self.claims: list[tuple[str, RecoveryClaim]] = []
         self.renewals: list[SoftwareRenewalClaims] = []
         self._answers: dict[bytes, bytes] = {}
         fabric.answers[PATH_SOFTWARE_ACTIVATIONS] = self._start
@@ -47,6 +53,8 @@ class SoftwareCloud:
 
     async def _start(self, request: Request) -> Reply:
         asked = json_decode(request.body, StartSoftwareActivation)
+        if asked.recovery is not msgspec.UNSET:
+            self.claims.append((asked.code, asked.recovery))
         activation, nonce = ActivationId(make_id("act", 1, secrets.token_bytes(10))), secrets.token_urlsafe(24)
 
         async def prove(proof: Request) -> Reply:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from node.exchanges.activation_file import ActivationFileInvalid, read_activation_file
+from node.exchanges.activation_file import ActivationFileInvalid, read_activation_file, read_recovery_source
 from node.exits import Exit
+from protocol.codes import make_recovery_code
+from protocol.ids import make_id
 from protocol.messages.activation import TrustPin
 from tests.simulators.site import CODE, write_activation_file
 
@@ -79,3 +81,30 @@ def test_any_activation_file_is_read_or_refused(tmp_path: Path, changes: dict[st
         assert CODE not in error.text  # noqa: PT017 - as above
     else:
         assert file.repository_url.startswith("http://")
+
+
+RECOVERY = make_recovery_code(b"r" * 13)
+RECOVERED = make_id("node", 1, bytes(10))
+
+
+def test_a_recovery_file_names_its_node_and_has_a_recovery_code(tmp_path: Path) -> None:
+    path = write_activation_file(tmp_path / "r", "http://x", GOOD_PIN, code=RECOVERY.lower(), node=RECOVERED)
+    found = read_recovery_source(path)
+    assert (found.node, found.code) == (RECOVERED, RECOVERY)
+    with pytest.raises(ActivationFileInvalid, match="recovery file") as caught:
+        read_activation_file(path)
+    assert "cascadia recover --file" in caught.value.next
+
+
+def test_an_activation_file_names_the_cloud_of_a_recovery(tmp_path: Path) -> None:
+    found = read_recovery_source(write_activation_file(tmp_path / "a", "http://x", GOOD_PIN))
+    assert (found.repository_url, found.code) == ("http://x", CODE)
+
+
+@pytest.mark.parametrize("changes", [{"node": "node_1"}, {"node": RECOVERED}, {"node": RECOVERED, "code": "x"}])
+def test_an_unusable_recovery_file(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(ActivationFileInvalid) as caught:
+        read_recovery_source(write_activation_file(tmp_path / "r", "http://x", GOOD_PIN, **changes))
+    assert CODE not in caught.value.text
+    with pytest.raises(ActivationFileInvalid):
+        read_recovery_source(tmp_path / "missing")

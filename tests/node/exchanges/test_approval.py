@@ -45,7 +45,10 @@ class Cloud:
         return answer
 
     async def ask(self, *, wait: bool = True) -> Activated:
-        return await until_approved(self.send, self.stored.append, self.said.append, wait=wait)
+        return await until_approved(self.send, self.store, self.said.append, wait=wait)
+
+    async def store(self, waiting: ApprovalWait) -> None:
+        self.stored.append(waiting)
 
     def pauses(self) -> list[float]:
         return [later - earlier for earlier, later in zip(self.asked_at, self.asked_at[1:], strict=False)]

@@ -9,8 +9,10 @@ import pytest
 
 from node.agent import Agent
 from node.conditions import Conditions
+from node.disk.boot import BootRecord
 from node.exchanges.activation import activate
 from node.exchanges.contact import Contact
+from node.exchanges.recovery import Asked, look, recover
 from node.hwbind import reading
 from node.hwbind.errors import TpmAbsent
 from node.hwbind.fingerprint import Components, Reasons
@@ -18,8 +20,10 @@ from node.hwbind.tpm import Tpm
 from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
+from node.licensing.situation import plan
 from node.link.api import CloudRefused
 from node.state import State
+from protocol.codes import make_recovery_code
 from protocol.limits import COMPONENTS_MAX
 from protocol.messages.software import PATH_SOFTWARE_ACTIVATIONS, open_software_proof
 from tests.fault_hooks import hooked
@@ -267,3 +271,28 @@ async def test_an_agent_without_a_tpm_settles_online_and_offline(
     await offline.settle()
     assert offline.snapshot().verdict.gate_open
     assert offline.contact.failures > 0
+
+
+async def test_a_repaired_machine_recovers_with_a_code(
+    state: State, no_tpm: Tpm, file: Path, fabric: Fabric, cloud: SoftwareCloud, hardware: Hardware, tmp_path: Path
+) -> None:
+    await run(state, no_tpm, file)
+    hardware.values = ANOTHER
+    held = State(state.directory)
+    looked = await look(held, no_tpm, BootRecord(tmp_path), utc_now)
+    way = plan(looked.found)
+    assert (looked.found.chip, looked.found.in_software, way.way, way.situation) == (
+        "none",
+        True,
+        "recovery",
+        "hardware-replaced",
+    )
+    assert looked.found.same is not None
+    assert looked.found.same.of("same") == ("disk_serial",)
+    code = make_recovery_code(b"s" * 13)
+    with held.owned():
+        licence = await recover(held, no_tpm, looked.found, way, utc_now, lambda _: None, Asked(code=code))
+    ((sent, claim),) = cloud.claims
+    assert (sent, claim.situation, claim.node) == (code, "hardware-replaced", licence.identity.node)
+    assert (licence.identity.generation, fabric.confirmed) == (2, 2)
+    assert cloud.held[-1], "the held key signs the proof too"
