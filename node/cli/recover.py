@@ -29,7 +29,7 @@ from node.disk.files import exists, read_bounded
 from node.errors import NodeError, StateError
 from node.exchanges.activation_file import read_recovery_source
 from node.exchanges.approval import ApprovalPending
-from node.exchanges.recovery import Asked, Look, Source, look, recover, renew
+from node.exchanges.recovery import Asked, Look, Source, look, mend_trust, recover, renew
 from node.exits import Exit
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
@@ -168,6 +168,8 @@ async def _without_agent(config: Config, tpm: Tpm, asked: Asked, node: str, pers
             held.enter_context(state.owned())
         person.say("looking at the state directory and the TPM")
         looked = await look(state, tpm, BootRecord(config.socket.parent), utc_now, node)
+        if looked.trust_damaged and await mend_trust(state, asked.source, person.say):
+            looked = await look(state, tpm, BootRecord(config.socket.parent), utc_now, node)
         way = plan(looked.found, has_code=bool(asked.code))
         person.show(documents.human_found(looked.found, way))
         if way.way in ("revoked", "superseded"):

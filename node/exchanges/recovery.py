@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 from cryptography import x509
 
-from node.clock import Clock
+from node.clock import Clock, utc_now
 from node.config import BUILT_AT
 from node.disk.boot import BootRecord
 from node.disk.identity import Identity
@@ -29,6 +29,7 @@ from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.situation import Chip, Fault, Found, NodeKey, Plan
 from node.licensing.trusted_time import first_floor
+from node.link.certificates import chain_of
 from node.state import NotActivated, State
 from node.trust import published
 from node.trust.errors import TrustError, TrustUnreachable
@@ -58,11 +59,15 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct):
-    """What was found, and the licence, if one can be read. `hardware` is the check of the TPM behind it."""
+    """What was found, and the licence, if one can be read. `hardware` is the check of the TPM behind it.
+
+    `trust_damaged`: only the published trust is damaged. The node may be intact.
+    """
 
     found: Found
     hardware: HardwareCheck
     licence: Licence | None = None
+    trust_damaged: bool = False
 
 
 async def look(state: State, tpm: Tpm, boot: BootRecord, clock: Clock, node: str = "") -> Look:
@@ -77,11 +82,39 @@ async def look(state: State, tpm: Tpm, boot: BootRecord, clock: Clock, node: str
     except NotActivated:
         return Look(msgspec.structs.replace(found, waits=_waits(state, None)), hardware)
     except (StateDamaged, StateUnsafe, TrustError) as error:
-        return Look(_damaged(state, found, error), hardware)
+        return Look(_damaged(state, found, error), hardware, trust_damaged=_is_of_trust(state, error))
     except StateError as error:
         fault = Fault(error.code, error.text, error.next, int(error.exit))
         return Look(msgspec.structs.replace(found, directory="damaged", damage=error.text, fault=fault), hardware)
     return Look(await _judged(state, hardware, licence, found), hardware, licence)
+
+
+def _is_of_trust(state: State, error: NodeError) -> bool:
+    """Whether a fault of the licence is one of the published trust alone."""
+    if isinstance(error, TrustError):
+        return True
+    return isinstance(error, StateError) and state.directory / "trust" in error.path.parents
+
+
+async def mend_trust(state: State, source: "Source | None", say: Say) -> bool:
+    """Fetch a damaged published trust again: from the pin in the state directory, or from that of the file.
+
+    It is no recovery: the node key and the identity may be intact. The caller owns the state. Trust from a file is stored
+    only if it verifies the device certificate in the directory. Returns whether the trust is intact now.
+    """
+    state.start_time(first_floor(BUILT_AT), None, machine_clocks(utc_now))
+    say("fetching the published trust again, because the stored one is damaged")
+    try:
+        if source is None:
+            await published.repair(state.directory, clock=state.time.low)
+            return True
+        staged = await published.stage(source.repository_url, source.pin, state.directory, clock=state.time.low)
+        chain_of(state.identities.load(max(state.identities.generations(), default=0)).chain[0], staged.value.bundle)
+        await staged.keep()
+    except NodeError as error:
+        say(error.text)
+        return False
+    return True
 
 
 def _has_trust(state: State) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from node.disk.boot import BootRecord
 from node.exchanges.approval import ApprovalPending
 from node.exchanges.enrolment import RecoveryUnsupported
-from node.exchanges.recovery import Asked, Look, Source, TrustNeeded, look, recover, renew
+from node.exchanges.recovery import Asked, Look, Source, TrustNeeded, look, mend_trust, recover, renew
 from node.exits import Exit
 from node.hwbind import endorsement, presence
 from node.hwbind.keys import WrappedKey
@@ -212,6 +212,29 @@ async def test_a_damaged_identity_names_its_node_by_its_statement(state: State, 
     licence = await site.recover(CODE)
     assert (licence.identity.node, licence.identity.generation) == (NODE, 2)
     assert fabric.claims[0][1].statement == looked.found.statement != ""
+
+
+async def test_a_damaged_trust_is_fetched_again_and_is_no_recovery(
+    state: State, tpm: Tpm, source: Source, fabric: Fabric
+) -> None:
+    (state.directory / "trust" / "current.json").write_bytes(b"torn")
+    site = Site(state.directory, tpm)
+    held, looked, _ = await site.look()
+    assert looked.trust_damaged
+    with held.owned():
+        assert not await mend_trust(held, None, site.said.append), "the pin is lost"
+        assert await mend_trust(held, source, site.said.append)
+    _, looked, way = await site.look()
+    assert (way.way, looked.found.generation, fabric.claims) == ("nothing", 1, [])
+
+
+async def test_a_file_of_another_cloud_mends_no_trust(state: State, tpm: Tpm) -> None:
+    (state.directory / "trust" / "current.json").write_bytes(b"torn")
+    with repository_of(Fabric()).served() as other, state.owned():
+        before = contents(state.directory)
+        named = Source(other.url, other.pin, utc_now())
+        assert not await mend_trust(state, named, lambda _: None)
+        assert contents(state.directory) == before
 
 
 async def test_a_case_that_waits_is_shown_and_continues_after_its_approval(
