@@ -41,6 +41,15 @@ def test_list_and_show(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None
     assert "(none)" in capsys.readouterr().out
 
 
+def test_show_says_since_when_a_receipt_is_outstanding(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    detail = {"node": SHOWN, "generations": [], "receipt_outstanding_since": AT}
+    calls.answer("GET", f"/v1/nodes/{NODE}", detail, detail | {"receipt_outstanding_since": None})
+    assert main(["node", "show", NODE]) == 0
+    assert f"receipt outstanding since  {AT}" in capsys.readouterr().out
+    assert main(["node", "show", NODE]) == 0
+    assert "receipt" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("reported", "shown"), [({"development": True}, "yes"), ({"development": False}, "no"), ({}, "no")]
 )
