@@ -104,7 +104,9 @@ def _human(detail: schemas.NodeDetail) -> str:
     shown = f"{_human_node(detail.node)}\n\n{columns(headings, *names)(detail.generations)}"
     if detail.receipt_outstanding_since is not None:
         waits = pairs([("receipt outstanding since", detail.receipt_outstanding_since)])
-        shown = f"{shown}\n\n{waits}\nThe answer to the node's last request in a file: see `cascade airgap list --node`."
+        shown = (
+            f"{shown}\n\n{waits}\nThe answer to the node's last request in a file: see `cascade airgap list --node`."
+        )
     current = next((each for each in detail.generations if each.number == detail.node.generation), None)
     if current is None:
         return shown

@@ -125,6 +125,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
         operator_of=parts.operators.tokens.authenticate,
         closed=parts.nodes.statements.closed_answer,
         admission=admission,
+        waits=parts.restored.waits,
     )
     parts.readiness.add(
         certificate_probe(lambda: connections.identity.identity.outside(now())),

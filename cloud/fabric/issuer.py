@@ -12,6 +12,7 @@ from cloud.contracts.breakwater import (
     PATH_CLOSE,
     PATH_CLOSE_ONE,
     PATH_DEVICE,
+    PATH_GENERATIONS,
     PATH_OPEN,
     PATH_SESSION,
     PATH_SUPERSEDE_KEYS,
@@ -19,6 +20,7 @@ from cloud.contracts.breakwater import (
     CloseGenerations,
     GenerationOpened,
     GenerationsClosed,
+    GenerationsPage,
     IssueNodeCertificate,
     KeysSuperseded,
     OpenGeneration,
@@ -43,6 +45,9 @@ RETRY_SECONDS = 30.0
 
 class Issuer(Protocol):
     """The commands of Breakwater that Fabric calls. Every method raises IssuerRefused, IssuerUnavailable, TooOften."""
+
+    async def list_generations(self, cursor: str) -> GenerationsPage:
+        """A page of the generations of all nodes. `cursor` is that of the page before, empty for the first page."""
 
     async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
         """Open a generation. Idempotent. Breakwater refuses with `conflict` once the generation is closed."""
@@ -73,6 +78,9 @@ class HttpIssuer:
 
     def __init__(self, client: CloudClient) -> None:
         self._client = client
+
+    async def list_generations(self, cursor: str) -> GenerationsPage:
+        return await self._call("GET", f"{PATH_GENERATIONS}?cursor={cursor}", None, GenerationsPage)
 
     async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
         with fault_point("fabric.generation.open"):
@@ -105,8 +113,11 @@ class HttpIssuer:
             return await self._post(PATH_SESSION, body, Certificate)
 
     async def _post(self, path: str, body: object, kind: type[T]) -> T:
+        return await self._call("POST", path, body, kind)
+
+    async def _call(self, method: str, path: str, body: object, kind: type[T]) -> T:
         try:
-            return (await self._client.call("POST", path, body, seconds=ISSUER_SECONDS)).into(kind)
+            return (await self._client.call(method, path, body, seconds=ISSUER_SECONDS)).into(kind)
         except ProblemAnswer as answer:
             known = KINDS.get(answer.problem.code)
             if answer.problem.code == "rate_limited":

@@ -15,6 +15,7 @@ from cloud.fabric.background import (
 )
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.node_parts import NodeParts, Ports, Shared, TrustParts, make_node_parts
+from cloud.fabric.restored_parts import RestoredParts, make_restored_parts
 from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog
@@ -80,18 +81,23 @@ class Parts:
     nodes: NodeParts
     trust: TrustParts
     airgap: AirgapParts
+    restored: RestoredParts
     background: Background
     readiness: Readiness
 
     def services(self) -> dict[str, object]:
         """The parts that handlers take, keyed by the name of the handler's parameter."""
-        groups = (self.operators, self.nodes, self.trust, self.airgap)
+        groups = (self.operators, self.nodes, self.trust, self.airgap, self.restored)
         parts = {each.name: getattr(group, each.name) for group in groups for each in fields(group)}
         return {**parts, "repository": self.stores.repository, "readiness": self.readiness}
 
 
 SERVICES = (
-    *(each.name for group in (OperatorParts, NodeParts, TrustParts, AirgapParts) for each in fields(group)),
+    *(
+        each.name
+        for group in (OperatorParts, NodeParts, TrustParts, AirgapParts, RestoredParts)
+        for each in fields(group)
+    ),
     *("repository", "readiness"),
 )
 """The keys of `Parts.services`, available before a database is open."""
@@ -126,6 +132,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
     trust = _trust_parts(stores, ports, shared)
     nodes = make_node_parts(stores, ports, secrets, shared, trust)
     airgap = make_airgap_parts(stores, ports, shared, nodes, trust)
+    restored = make_restored_parts(stores, ports, secrets, shared, nodes)
     return Parts(
         stores=stores,
         current_trust=ports.current_trust,
@@ -134,8 +141,10 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
         nodes=nodes,
         trust=trust,
         airgap=airgap,
-        background=make_background(ports.entropy, shared, nodes, trust, airgap),
+        restored=restored,
+        background=make_background(ports.entropy, shared, nodes, trust, airgap, restored),
         readiness=Readiness(
+            restored.probe(),
             DatabaseProbe(stores.installation.read_all, lambda: stores.installation.prove_writable(ports.now())),
             trouble_probe(
                 "trust",
@@ -155,7 +164,12 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
 
 
 def make_background(
-    entropy: Entropy, shared: Shared, nodes: NodeParts, trust: TrustParts, airgap: AirgapParts
+    entropy: Entropy,
+    shared: Shared,
+    nodes: NodeParts,
+    trust: TrustParts,
+    airgap: AirgapParts,
+    restored: RestoredParts,
 ) -> Background:
     """The background work in its state after a start. Its only state is when each piece of work is due."""
     return Background(
@@ -172,6 +186,7 @@ def make_background(
             Periodic("audit", AUDIT_SECONDS, shared.audit_retention.step),
             Periodic("airgap", HOUSEKEEPING_SECONDS, airgap.airgap_exchanges.forget_old),
             Periodic("trust", HOUSEKEEPING_SECONDS, trust.online_roles.keep_fresh),
+            *restored.periodic(),
         ),
     )
 

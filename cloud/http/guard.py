@@ -104,6 +104,8 @@ class ClosedAnswer(msgspec.Struct, frozen=True):
     freshness: str = ""
 
 
+Waits = Callable[[Bucket | None], str]
+"""Returns why the routes with a bucket refuse every caller at the moment; empty if they do not."""
 OperatorOf = Callable[[str], Awaitable[Operator | None]]
 ClosedHook = Callable[[NodePeer], Awaitable[ClosedAnswer]]
 
@@ -118,13 +120,18 @@ async def no_statement(_peer: NodePeer) -> ClosedAnswer:
     return ClosedAnswer()
 
 
+def never_waits(_bucket: Bucket | None) -> str:
+    """Serve every route. For a service that is ready as soon as it listens."""
+    return ""
+
+
 class Guard:
     """The guard of one service's application.
 
     `trust` is called for every request, so that a rotated CA is used at once. It should return the same object until
     the trust changes, because parsed certificates are cached by this object. `operator_of` returns the operator of a
     token, or None. `closed` returns the documents for a node of a closed generation. `admission` has the limits by
-    caller; without it there are none.
+    caller; without it there are none. `waits` says which routes refuse every caller for now.
     """
 
     def __init__(
@@ -136,6 +143,7 @@ class Guard:
         operator_of: OperatorOf = no_operators,
         closed: ClosedHook = no_statement,
         admission: Admission | None = None,
+        waits: Waits = never_waits,
     ) -> None:
         self._trust = trust
         self._checks = checks
@@ -143,6 +151,7 @@ class Guard:
         self._operator_of = operator_of
         self._closed = closed
         self._admission = admission
+        self._waits = waits
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Admit the caller, and store the peer or operator in the request's state. Raises Refusal."""
@@ -150,7 +159,7 @@ class Guard:
         try:
             await self._judge(connection, handler)
         except Refusal as refusal:
-            if self._admission is not None and refusal.code != "rate_limited":
+            if self._admission is not None and refusal.code not in ("rate_limited", "unavailable"):
                 await self._admission.refused(host_of(connection))
             raise
         connection.scope["state"][_JUDGED] = (self, handler, asyncio.get_running_loop().time())
@@ -177,6 +186,8 @@ class Guard:
         admitted = peers_of(handler)
         if not admitted:
             raise Refusal("peer_refused", "this route admits no caller")
+        if cause := self._waits(bucket_of(handler)):
+            raise Refusal("unavailable", cause, headers={"Retry-After": "5"})
         state = connection.scope["state"]
         if OPERATOR in admitted and (token := _bearer(connection)):
             operator = await self._operator_of(token)

@@ -32,8 +32,8 @@ class Fault(msgspec.Struct, frozen=True):
     """A dependency that fails."""
 
     dependency: str
-    """Name of the dependency: `database`, `certificate`, `breakwater`, `trust`, `ca`, `crl`, `root_crl` or
-    `ocsp`."""
+    """Name of the dependency: `database`, `certificate`, `breakwater`, `trust`, `ca`, `crl`, `root_crl`,
+    `ocsp` or `restore`."""
     code: str
     """Code of the failure, for programs."""
     cause: str

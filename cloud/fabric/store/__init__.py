@@ -19,7 +19,7 @@ from cloud.fabric.store.recovery_cases import RecoveryCaseStore
 from cloud.fabric.store.recovery_codes import RecoveryCodeStore
 from cloud.fabric.store.renewals import RenewalStore
 from cloud.fabric.store.repository import RepositoryStore
-from cloud.fabric.store.revoked import RevokedStore
+from cloud.fabric.store.revoked import ClosedStore, RevokedStore
 from cloud.fabric.store.tenants import TenantStore
 from cloud.fabric.store.tokens import TokenStore
 from cloud.storage import ServiceEngine
@@ -35,6 +35,7 @@ class Stores:
     adoption: AdoptionStore
     airgap: AirgapStore
     audit: AuditStore
+    closed: ClosedStore
     codes: CodeStore
     denied: DeniedStore
     enrolled: EnrolledStore
@@ -61,6 +62,7 @@ def stores_over(engine: ServiceEngine) -> Stores:
         adoption=AdoptionStore(engine),
         airgap=AirgapStore(engine),
         audit=AuditStore(engine),
+        closed=ClosedStore(engine),
         codes=CodeStore(engine),
         denied=DeniedStore(engine),
         enrolled=EnrolledStore(engine),

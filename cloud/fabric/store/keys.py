@@ -15,6 +15,7 @@ be held by many transactions at a time, and covers reads only.
 | `token:ID` | the token's row |
 | `trust` | the files of the TUF repository |
 | `order` | the renewal order |
+| `restore` | the last comparison with Breakwater, and whether a rebuild runs |
 | `sessions:CA` | the end of the sessions of an issuing CA |
 | `revoked` | the revoked certificates of services |
 | `reports` | columns with reports of nodes, see below |
@@ -44,6 +45,8 @@ be held by many transactions at a time, and covers reads only.
 | sign the online roles | trust | |
 | order renewals | order | token of the operator |
 | wake nodes for an order | order | |
+| take up a presented statement, take closed generations from Breakwater | node | |
+| end of a comparison with Breakwater | restore | |
 | store reports | reports | |
 | compare a fingerprint | node | tenant |
 
@@ -67,6 +70,7 @@ V = TypeVar("V")
 
 TRUST = "trust"
 ORDER = "order"
+RESTORE = "restore"
 REVOKED = "revoked"
 REPORTS = "reports"
 REPORTS_PATIENCE_SECONDS = 0.2

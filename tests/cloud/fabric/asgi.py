@@ -94,5 +94,6 @@ def api_of(world: World) -> Api:
         now=world.clock,
         operator_of=parts.operators.tokens.authenticate,
         closed=parts.nodes.statements.closed_answer,
+        waits=world.parts.restored.waits,
     )
     return Api(make_api(guard, parts.services()))

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from cloud.contracts.breakwater import GenerationsPage
 from cloud.mtls.peer import key_id_of
 from protocol.ids import EKU_DEVICE, NodeId, NodeSpiffeId, ServiceName, ServiceSpiffeId, TenantId
 from protocol.limits import CLOCK_SKEW, SESSION_LIFE_MAX
@@ -100,6 +101,9 @@ class PaperIssuer:
 
     nodes: Authority
     clock: Clock
+
+    async def list_generations(self, cursor: str) -> GenerationsPage:
+        return GenerationsPage((), "", 0)
 
     async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None: ...
 

@@ -25,6 +25,7 @@ from cloud.breakwater.routes.problems import CODES as BREAKWATER_CODES
 from cloud.contracts.breakwater import (
     CloseGeneration,
     CloseGenerations,
+    GenerationsPage,
     IssueNodeCertificate,
     OpenGeneration,
     SupersedeKeys,
@@ -124,6 +125,12 @@ class DirectIssuer:
     calls: list[str] = field(default_factory=list)
     before: Callable[[str], object] = field(default=lambda name: None)
     after: Callable[[str], object] = field(default=lambda name: None)
+
+    async def list_generations(self, cursor: str) -> GenerationsPage:
+        """Not in the log of calls, because it is no command."""
+        if self.down:
+            raise IssuerUnavailable("the test has switched it off")
+        return await self.generations.page(cursor)
 
     async def open_generation(self, tenant: TenantId, node: NodeId, generation: int) -> None:
         with self._call("open"):
@@ -494,7 +501,7 @@ async def change(world: World, machine: Machine, what: Change, reason: str = "")
 def background(world: World) -> Background:
     """New background work, in its state after a restart."""
     parts = world.parts
-    return make_background(world.entropy, parts.shared, parts.nodes, parts.trust, parts.airgap)
+    return make_background(world.entropy, parts.shared, parts.nodes, parts.trust, parts.airgap, parts.restored)
 
 
 async def run_once(world: World, made: Background | None = None) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from cloud.fabric.store.keys import (
     ORDER,
     REPORTS,
+    RESTORE,
     REVOKED,
     TRUST,
     chip_key,
@@ -137,7 +138,7 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
         case "tuf_metadata" | "tuf_target" | "revoked_service":
             yield REVOKED if table == "revoked_service" else TRUST
         case "installation":
-            yield sessions_key(values["name"].partition(".")[2]) if "." in values["name"] else ORDER
+            yield _of_installation(values["name"])
         case _:
             raise AssertionError(f"no rule for the table {table}")
 
@@ -148,6 +149,13 @@ def _of_recovery(table: str, values: dict[str, Any]) -> Iterator[str]:
         yield recovery_code_key(values["id"])
     elif "node" in values:
         yield node_key(values["node"]) if values["node"] else tenant_key(values["tenant"])
+
+
+def _of_installation(name: str) -> str:
+    """The key that covers a value of the installation."""
+    if name in ("reconciled", "rebuild"):
+        return RESTORE
+    return sessions_key(name.partition(".")[2]) if "." in name else ORDER
 
 
 def is_right_by_itself(sql: str) -> bool:

@@ -6,9 +6,11 @@ from pathlib import Path
 from cloud.contracts.breakwater import RevokedSerial
 from cloud.fabric.peer_records import PeerRecords
 from cloud.fabric.store import Stores
+from cloud.fabric.store.revoked import ClosedRow
 from cloud.mtls.revoked import RevokedSet
 from tests.cloud.breakwater.support import Clock
-from tests.cloud.fabric.support import world_at
+from tests.cloud.fabric.store.support import HOUR, NODES, NOW, TENANT
+from tests.cloud.fabric.support import World, world_at
 
 
 def revoked_set(stores: Stores, clock: Clock) -> RevokedSet:
@@ -43,3 +45,23 @@ async def test_expired_entries_are_deleted(home: Path, databases: Path) -> None:
         await serials.prune()
         assert (1 in serials, 2 in serials) == (False, True)
         assert [entry.feed for entry in await world.stores.revoked.read_all()] == [2]
+
+
+async def test_closed_generations_only_grow(world: World) -> None:
+    stores, node = world.stores, NODES[0]
+    assert await stores.closed.find(node) is None
+    first = ClosedRow(node, TENANT, 2, (4,), "breakwater", NOW)
+    assert await stores.closed.add(first)
+    assert not await stores.closed.add(ClosedRow(node, TENANT, 1, (), "import", NOW + HOUR))
+    assert await stores.closed.find(node) == first
+    assert await stores.closed.add(ClosedRow(node, TENANT, 1, (6,), "import", NOW + HOUR))
+    row = await stores.closed.find(node)
+    assert row == ClosedRow(node, TENANT, 2, (4, 6), "import", NOW + HOUR)
+    assert [row.includes(number) for number in range(1, 8)] == [True, True, False, True, False, True, False]
+
+
+async def test_serial_numbers_are_stored_once(world: World) -> None:
+    stores = world.stores
+    assert await stores.closed.add_serials(["0a", "0b"], NOW) == 2
+    assert await stores.closed.add_serials(["0b", "0c"], NOW) == 1
+    assert [await stores.closed.has_serial(serial) for serial in ("0a", "0c", "0d")] == [True, True, False]

@@ -13,7 +13,9 @@ import msgspec
 from tests.system.support.fault_walk.scenarios import SCENARIOS, STAGES, Case, Scenario, Situation
 from tests.system.support.fault_walk.site import Interrupted, Lane, Site
 
-FROM_ACTIVE: frozenset[Situation] = frozenset({"active", "revoked", "overdue beside another", "rekeyed"})
+FROM_ACTIVE: frozenset[Situation] = frozenset(
+    {"active", "revoked", "overdue beside another", "rekeyed", "restored cloud"}
+)
 """The situations whose preparation begins with "active". That of the others begins with "new"."""
 
 

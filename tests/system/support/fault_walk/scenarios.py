@@ -17,6 +17,7 @@ import msgspec
 from protocol.airgap.answer import AnswerFile
 from protocol.encoding import json_decode
 from protocol.faults import Stage
+from protocol.ids import make_id
 from tests.system.support.fault_walk.carried import request_of
 from tests.system.support.fault_walk.site import LEASE_SECONDS, WAITS, Interrupted, Lane, Prepared, Site
 
@@ -35,6 +36,7 @@ Situation = Literal[
     "unpublished trust",
     "lease over",
     "rekeyed",
+    "restored cloud",
 ]
 
 
@@ -132,6 +134,22 @@ def _rekeyed(lane: Lane) -> Prepared:
     return lane.keep(site)
 
 
+def _restored(lane: Lane) -> Prepared:
+    """Fabric's database is put back from before the second generation, and knows nothing of a node that was closed."""
+    site = lane.site("active")
+    site.serve()
+    site.end()
+    with closing(sqlite3.connect(site.cloud.directory / "fabric" / "database.sqlite")) as database, database:
+        database.execute("UPDATE installation SET value = ? WHERE name = 'epoch'", (b"2",))
+        database.execute("UPDATE node SET closed_up_to = 0, closed_at_issuer = 0")
+        database.execute("UPDATE generation SET state = 'confirmed' WHERE number = 1")
+        ((tenant,),) = database.execute("SELECT id FROM tenant").fetchall()
+    with closing(sqlite3.connect(site.cloud.directory / "breakwater" / "database.sqlite")) as database, database:
+        unknown = make_id("node", 0, bytes(10)), tenant, 3, "2026-01-01 00:00:00"
+        database.execute("INSERT INTO closing (node, tenant, closed_up_to, closed_at) VALUES (?, ?, ?, ?)", unknown)
+    return lane.keep(site)
+
+
 PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "new": _new,
     "active": _active,
@@ -144,6 +162,7 @@ PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "unpublished trust": partial(_interrupted, "node.trust.publish"),
     "lease over": _lease_over,
     "rekeyed": _rekeyed,
+    "restored cloud": _restored,
 }
 
 
@@ -310,6 +329,14 @@ def _put_back(site: Site) -> None:
     site.see("the restored machine", "SELECT count(*) FROM audit WHERE action = 'node.restored'")
 
 
+def _return_to_restored(site: Site) -> None:
+    """Start the restored cloud, which compares its generations first, and let the node present its statement."""
+    site.serve()
+    site.see("the comparison", "SELECT count(*) FROM installation WHERE name = 'reconciled'")
+    site.agent()
+    site.see("the presented statement", "SELECT count(*) FROM node WHERE presented_epoch = 2")
+
+
 class Scenario(msgspec.Struct, frozen=True):
     """A procedure, the situation that it starts from, and the fault points at which it is killed.
 
@@ -420,6 +447,12 @@ SCENARIOS = (
     ),
     Scenario("machine put back", "active", _put_back, (("fabric.holders.commit",),)),
     Scenario("suspended and resumed", "active", _suspend_and_resume, (("node.events.send", "node.floor.count"),)),
+    Scenario(
+        "restored cloud",
+        "restored cloud",
+        _return_to_restored,
+        (("fabric.closed.store", "fabric.reconcile.take", "fabric.reconcile.done", "fabric.presented.settle"),),
+    ),
     Scenario("revoked service", "active", _revoke_spare, (("fabric.revoked.store",),)),
     Scenario("forged session", "active", _forge_session, (("fabric.session.refuse",),)),
     Scenario("cloud stops", "active", _stop_cloud, (("fabric.session.seen",),)),
