@@ -74,7 +74,10 @@ class Exit(IntEnum):
     PENDING = (
         88,
         "the activation is not approved or confirmed yet",
-        "Run `cascadia activate FILE` again with the same file. Start the agent once the activation is approved.",
+        (
+            "Run `cascadia activate FILE` again with the same file, or `cascadia recover` again. Start the agent once the "
+            "activation is approved."
+        ),
     )
     CLONE = (
         89,

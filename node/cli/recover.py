@@ -178,8 +178,9 @@ async def _without_agent(config: Config, tpm: Tpm, asked: Asked, node: str, pers
             return documents.ended(looked.found, way, looked.found.fault.exit_code)
         if way.way == "nothing" and looked.licence is not None:
             return documents.licence_outcome(looked.licence.snapshot(), looked.found, way)
-        if way.way == "recovery" and not asked.code:
+        if not asked.code and (way.way in ("recovery", "wait") or looked.found.case):
             asked = msgspec.structs.replace(asked, code=await person.code())
+            way = plan(looked.found, has_code=bool(asked.code))
         try:
             if way.way == "renewal":
                 person.say("asking the cloud")

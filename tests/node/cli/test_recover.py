@@ -114,6 +114,24 @@ def test_a_recovery_that_waits_is_shown_by_status_and_continues(cli: Cli, cloud:
 
 
 @pytest.mark.slow
+def test_a_person_at_a_terminal_is_asked_for_a_code(
+    cli: Cli, cloud: Fabric, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost_key(cli, cloud, machine)
+    cloud.awaited = AwaitedRecovery(CASE, "needs_operator", "operator-or-code", utc_now() + 14 * DAY)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    typed = iter(["", "abcd", CODE.lower()])
+    monkeypatch.setattr(recover, "_ask_person", lambda: next(typed))
+    code, output, _ = cli("recover", "--no-wait")
+    assert (code, output.splitlines()[-1][:8]) == (88, "Recovery")
+    cloud.awaited = None
+    code, output, told = cli("recover")
+    assert (code, "a recovery code has 24 letters and digits" in told) == (0, True)
+    assert output.splitlines()[-1].startswith(f"This machine is node {NODE} again")
+    assert [code for code, _ in cloud.claims] == ["", CODE]
+
+
+@pytest.mark.slow
 def test_a_lost_state_without_a_file(cli: Cli, cloud: Fabric, machine: Machine) -> None:
     del cloud, machine
     code, document = cli.json("recover", "--no-wait", "--node", NODE)
