@@ -1,7 +1,6 @@
 """The agent continues a recovery that waits: on a machine with an identity and on one without."""
 
 import pytest
-import trio
 
 from node.clock import utc_now
 from node.config import Config
@@ -12,7 +11,6 @@ from node.exchanges.recovery import Source
 from node.hwbind.tpm import Tpm
 from node.state import State
 from tests.node.exchanges.test_recovery import (
-    CASE,
     Site,
     emptied,
     reinstalled,
@@ -48,26 +46,6 @@ def proofs(fabric: Fabric) -> list[bytes]:
     return [request.body for request in fabric.requests if request.path.endswith("/proof")]
 
 
-async def test_the_same_proof_is_sent_until_it_is_decided(emptied: Site, fabric: Fabric, tpm: Tpm) -> None:
-    await wait(emptied, fabric)
-    state = State(emptied.directory)
-    with state.owned():
-        async with trio.open_nursery() as nursery:
-            results: list[bool] = []
-
-            async def go_on() -> None:
-                results.append(await continue_recovery(state, tpm, utc_now))
-
-            nursery.start_soon(go_on)
-            await until("some repeats", lambda: len(proofs(fabric)) > 3)
-            (condition,) = [each for each in state.conditions.current() if each.code == "recovery_pending"]
-            assert CASE in condition.text
-            fabric.awaited = None
-    assert (results, len(set(proofs(fabric))), state.identities.generations()) == ([True], 1, (1, 2))
-    assert state.identities.load_activation() is None
-    assert "recovery_pending" not in [each.code for each in state.conditions.current()]
-
-
 async def test_a_refusal_ends_the_wait_and_is_a_condition(emptied: Site, fabric: Fabric, tpm: Tpm) -> None:
     await wait(emptied, fabric)
     path = next(request.path for request in fabric.requests if request.path.endswith("/proof"))
@@ -101,6 +79,7 @@ async def until_active(config: Config, tpm: Tpm, fabric: Fabric, before: str) ->
         await until("the confirmation of the new generation", lambda: state_is("active"))
         assert (await ask("license"))["node"] == NODE
     assert fabric.confirmed == fabric.last_generation == 2
+    assert len(set(proofs(fabric))) == 1, "every repeat has the same bytes"
     assert State(config.state_dir).identities.load_activation() is None
 
 

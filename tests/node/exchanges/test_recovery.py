@@ -20,9 +20,7 @@ from node.link.api import CloudRefused
 from node.state import State
 from protocol import faults
 from protocol.codes import make_recovery_code
-from protocol.encoding import json_decode
 from protocol.ids import RecoveryId, make_id
-from protocol.messages.activation import ProveActivation
 from protocol.messages.recovery import AwaitedRecovery
 from tests.fault_hooks import hooked
 from tests.node.conftest import Machine
@@ -296,11 +294,8 @@ class CutOffError(Exception):
     """The process ended here."""
 
 
-STEPS = (
-    *("node.activation.start", "node.activation.save", "node.activation.prove"),
-    *("node.identity.save", "node.confirm.send", "node.statement.write", "node.identity.switch"),
-    "node.activation.clear",
-)
+STEPS = ("node.activation.save", "node.activation.prove", "node.identity.save", "node.identity.switch")
+"""The exchange is that of an activation, whose every step is tried in `test_activation.py`."""
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -323,9 +318,3 @@ async def test_an_interrupted_recovery_continues_in_the_same_generation(
     assert (way.way, looked.found.generation) == ("nothing", 2)
     assert fabric.confirmed == fabric.last_generation == 2
     assert State(emptied.directory).identities.load_activation() is None
-
-
-async def test_the_proof_of_a_recovery_is_that_of_an_activation(emptied: Site, fabric: Fabric) -> None:
-    await emptied.recover(CODE)
-    (proof,) = [json_decode(each.body, ProveActivation) for each in fabric.requests if each.path.endswith(PROOF)]
-    assert proof.held_generation == 1
