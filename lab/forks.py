@@ -23,8 +23,8 @@ Prepare = Callable[[Side], None]
 """Called in the new process before its command line runs. It is pickled, so it has to be importable."""
 
 _PRELOAD = [
-    "lab.forks", "cloud.breakwater.app", "cloud.fabric.app", "cloud.cli.main", "cloud.cli.run", "cloud.cli.init",
-    "cloud.cli.connection", "cloud.cli.tuf_client", "cloud.cli.tenants", "cloud.cli.codes", "cloud.cli.nodes",
+    "lab.forks", "cloud.breakwater.app", "cloud.fabric.app", "cloud.cli.main", "cloud.cli.run",
+    "cloud.cli.installation.init", "cloud.cli.connection", "cloud.cli.tuf_client", "cloud.cli.tenants", "cloud.cli.codes", "cloud.cli.nodes",
     "cloud.cli.tokens", "cloud.cli.audit", "cloud.cli.trust.commands", "cloud.cli.pki.commands", "cloud.cli.pki.host",
     "node.cli.main", "node.agent", "node.exchanges.activation", "node.trust.update", "node.local.client",
     "node.system.hardening",

@@ -37,7 +37,7 @@ def parser() -> ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"cascade {VERSION}")
     commands = Commands(root, "command")
-    commands.load("init", "make a new installation", "cloud.cli.init")
+    commands.load("init", "make a new installation", "cloud.cli.installation.init")
     commands.load("up", "run all services in one process", "cloud.cli.run", "add_up_options")
     commands.load("serve", "run one service", "cloud.cli.run", "add_serve_options")
     commands.load("config", "check the settings of the services without starting them", "cloud.cli.config")

@@ -17,8 +17,8 @@ from cloud.cli.backup.unlocking import (
     trust_options,
     unlock_options,
 )
-from cloud.cli.databases import database_options, read_databases
 from cloud.cli.errors import EXIT_USAGE, CliError
+from cloud.cli.installation.databases import database_options, read_databases
 from cloud.cli.options import json_option
 from cloud.cli.show import emit, fields
 from cloud.clock import utc_now

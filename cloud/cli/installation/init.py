@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from cloud.breakwater import bootstrap as breakwater
-from cloud.cli.databases import Databases, database_options, read_databases
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
+from cloud.cli.installation.databases import Databases, database_options, read_databases
 from cloud.cli.options import directory_option, json_option
 from cloud.cli.show import emit
 from cloud.clock import utc_now

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud.cli.databases import Databases, database_options, read_databases
 from cloud.cli.errors import CliError
+from cloud.cli.installation.databases import Databases, database_options, read_databases
 from cloud.storage import PostgresLocation
 
 
