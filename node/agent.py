@@ -12,7 +12,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import trio
 
@@ -39,6 +39,9 @@ from node.supervision import UnexpectedErrors, supervised
 from node.system import generation_id, notify
 from node.waits import Waits
 
+if TYPE_CHECKING:
+    from node.airgap.store import StoredRequest
+
 __all__ = ["REPORT_SECONDS", "STOP_SECONDS_MAX", "WATCHDOG_PAUSE_SECONDS", "Agent", "Revoked", "Superseded"]
 
 log = logging.getLogger("cascadia.agent")
@@ -58,6 +61,8 @@ class Agent:
     def __init__(
         self,
         config: Config,
+        state: State,
+        tpm: Tpm,
         contact: Contact,
         hardware: HardwareCheck,
         clock: Clock,
@@ -65,6 +70,8 @@ class Agent:
     ) -> None:
         self.config = config
         self.contact = contact
+        self._state = state
+        self._tpm = tpm
         self._hardware = hardware
         self._tpm = contact.tpm
         self._clock = clock
@@ -107,7 +114,7 @@ class Agent:
         state.floors.tpm = tpm
         hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
         licence = state.load_licence(hardware, machine_clocks(clock, asleep, awake))
-        return cls(config, Contact(state, tpm, hardware, licence, clock), hardware, clock, asleep)
+        return cls(config, state, tpm, Contact(state, tpm, hardware, licence, clock), hardware, clock, asleep)
 
     @property
     def licence(self) -> Licence:
@@ -140,6 +147,24 @@ class Agent:
             self.heartbeat.report_contact()
         if not self.licence.revoked:
             self.wake()
+
+    async def make_request(self, *, new: bool) -> "StoredRequest":
+        """The outstanding request for an answer without a network, or a new one. Raises as `refresh_request`."""
+        from node.airgap.requests import refresh_request  # most agents have a network
+
+        async with self.contact.exclusive:
+            development = self.config.mode == "development"
+            return await refresh_request(self._state, self.licence, self._tpm, new=new, development=development)
+
+    async def import_answer(self, data: bytes) -> None:
+        """Import the answer to the outstanding request. The verdict changes at once. Raises as `Imports.into`."""
+        from node.airgap.answers import Imports
+
+        try:
+            async with self.contact.exclusive:
+                await Imports(self._state, self._tpm, self._hardware).into(self.licence, data)
+        finally:
+            self.heartbeat.report_contact()
 
     def wake(self) -> None:
         """Have the licence refreshed now, before its time."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -38,6 +39,9 @@ from node.trust.errors import TrustError
 from protocol.ids import NodeId, TenantId
 from protocol.limits import LICENSE_ANSWER_LIFE
 from protocol.signed.statements import Holder
+
+if TYPE_CHECKING:
+    from node.airgap.store import StoredRequest
 
 log = logging.getLogger("cascadia.agent")
 
@@ -110,6 +114,14 @@ class Starting:
 
     async def renew(self, *, rekey: bool) -> None:
         """Raise the fault: without an identity there is nothing to renew."""
+        raise self._fault
+
+    async def make_request(self, *, new: bool) -> "StoredRequest":
+        """Raise the fault: without an identity there is nothing to ask for."""
+        raise self._fault
+
+    async def import_answer(self, data: bytes) -> None:
+        """Raise the fault: the state that the answer belongs to cannot be read."""
         raise self._fault
 
 

@@ -61,7 +61,29 @@ def _no_arguments(_command: argparse.ArgumentParser) -> None:
 
 
 def _license_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("action", choices=["show"], help="show: print the licence")
+    command.add_argument(
+        "action", choices=["show", "import"], help="show: print the licence; import: read the answer to a request"
+    )
+    command.add_argument(
+        "file", nargs="?", metavar="FILE", help="import: the file that `cascade airgap answer` wrote; - reads the input"
+    )
+
+
+def _request_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--file", type=Path, metavar="FILE", help="activate this machine: the activation file of `cascade code create`"
+    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="write the request to this file (mode 0600)")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument(
+        "--text", dest="form", action="store_const", const="text", help="as lines that can be printed and typed again"
+    )
+    form.add_argument("--qr", dest="form", action="store_const", const="qr", help="as a QR code (--out: .svg or .png)")
+    command.add_argument(
+        "--new",
+        action="store_true",
+        help="abandon the outstanding request and make another one; an answer to the abandoned one is refused",
+    )
 
 
 def _entitlement_arguments(command: argparse.ArgumentParser) -> None:
@@ -146,7 +168,24 @@ _TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
         "Works in every state of the licence, with and without a running agent.",
         _no_arguments,
     ),
-    "license": ("show the licence", "Shows the licence of this machine.", _license_arguments),
+    "license": (
+        "show the licence, or import an answer",
+        (
+            "Shows the licence of this machine, or imports the answer to its request: `cascadia license import FILE`. A "
+            "file that is refused changes nothing. If the command is interrupted, repeat it."
+        ),
+        _license_arguments,
+    ),
+    "request": (
+        "ask for a licence without a network",
+        (
+            "Makes a request that is carried to the operators of the cloud, who answer it with `cascade airgap answer`. "
+            "The machine has one outstanding request: the command shows the same one until its answer is imported or 14 "
+            "days have passed. With --file it asks for an activation; the agent must then be stopped. Without --out the "
+            "request is printed."
+        ),
+        _request_arguments,
+    ),
     "entitlement": (
         "ask whether an entitlement is granted",
         "Asks the running agent. Exits with code 0 if the entitlement is granted now, and with code 3 if it is denied.",

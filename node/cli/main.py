@@ -1,7 +1,7 @@
 """Command line: `cascadia`. Parses a command, runs it, and exits with the exit code of its outcome.
 
-While the agent runs, `status`, `license`, `entitlement`, `renew` and `recover` ask the agent over its socket. Without an
-agent, all but `entitlement` use the state directory themselves; `entitlement` fails. Exit codes are stable
+While the agent runs, `status`, `license`, `entitlement`, `renew`, `recover` and `request` ask the agent over its socket.
+Without an agent, all but `entitlement` use the state directory themselves; `entitlement` fails. Exit codes are stable
 (`node/exits.py`). With `--json` a command prints one JSON document, also for an error.
 """
 
@@ -177,6 +177,10 @@ async def _status(config: Config, args: argparse.Namespace) -> int:
 
 
 async def _license(config: Config, args: argparse.Namespace) -> int:
+    if args.action == "import":
+        from node.cli.carried import import_answer
+
+        return await import_answer(config, args, _with_state)
     document = (await _status_document(config))["license"]
     print_document(document, args.json, human_license)
     return int(document["exit_code"])
@@ -247,6 +251,12 @@ async def _recover(config: Config, args: argparse.Namespace) -> int:
     return await run(config, args, _tpm)
 
 
+async def _request(config: Config, args: argparse.Namespace) -> int:
+    from node.cli.carried import request
+
+    return await request(config, args, _with_state)
+
+
 async def _identity(config: Config, args: argparse.Namespace) -> int:
     from node.cli.identity import human_keys, survey
 
@@ -265,6 +275,7 @@ _COMMANDS = {
     "schema": _schema,
     "renew": _renew,
     "recover": _recover,
+    "request": _request,
     "identity": _identity,
 }
 

@@ -64,9 +64,9 @@ async def enrol(
 
     Returns the licence of the confirmed generation. Raises NodeError, TpmError.
     """
-    in_force = _trust_in_force(state)
+    in_force = trust_in_force(state)
     if in_force is not None:
-        _check_cloud(state, in_force, staged.value)
+        check_cloud(state, in_force, staged.value)
     state.floors.tpm = tpm
     try:
         exchange = Enrolment(state, staged, tpm, clock, say, manner, first=in_force is None)
@@ -95,7 +95,7 @@ def _aware(at: datetime) -> datetime:
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
-def _trust_in_force(state: State) -> TrustSet | None:
+def trust_in_force(state: State) -> TrustSet | None:
     """The stored trust, if a generation is in force. None if it is damaged: no licence can be verified without it.
 
     Raises StateError.
@@ -108,7 +108,7 @@ def _trust_in_force(state: State) -> TrustSet | None:
     return None
 
 
-def _check_cloud(state: State, before: TrustSet, verified: TrustSet) -> None:
+def check_cloud(state: State, before: TrustSet, verified: TrustSet) -> None:
     """Check that the trust in force is of the file's cloud. Otherwise the new trust would end the present licence.
 
     Two clouds are the same if their trust domains are equal and they share a root; roots rotate one at a time.

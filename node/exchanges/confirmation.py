@@ -41,7 +41,7 @@ async def confirm(
     trusted = trust.value
     load = partial(state.licence_of, identity, trust, hardware, confirmed=False)
     licence = await on_disk(load, seconds_max=disk_seconds_max)
-    beside = await on_disk(partial(_in_force, state, identity, trusted), seconds_max=disk_seconds_max)
+    beside = await on_disk(partial(holder_in_force, state, identity, trusted), seconds_max=disk_seconds_max)
     # The first lease then names the counter.
     floor = await state.floors.establish(identity, beside)
     try:
@@ -67,7 +67,7 @@ async def confirm(
     return licence
 
 
-def _in_force(state: State, identity: Identity, trust: TrustSet) -> Holder | None:
+def holder_in_force(state: State, identity: Identity, trust: TrustSet) -> Holder | None:
     """The holder in force in the state directory, None without one. Runs in the disk's thread.
 
     A generation in force that cannot be read may be of the same node, so the holder of `identity` is returned.

@@ -100,6 +100,11 @@ class Contact:
         """The licence in force. A contact that confirms a newer generation replaces it."""
         return self._licence
 
+    @property
+    def exclusive(self) -> trio.Lock:
+        """Held during a contact. Other work that replaces the licence or its trust holds it too."""
+        return self._one_at_a_time
+
     async def attempt(self, *, new_session: bool = False) -> bool:
         """Make one contact. Returns True if the cloud answered with a signed statement.
 

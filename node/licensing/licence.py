@@ -24,6 +24,7 @@ from node.licensing.saving import Saver
 from node.licensing.trusted_time import TrustedTime, least_high_of
 from node.licensing.verdict import Evidence, Snapshot, Verdict, current_lease, current_revocation, judge
 from node.trust.current import CurrentTrust
+from node.trust.published import TrustSet
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.freshness import Freshness, FreshnessError, verify_freshness
 from protocol.signed.statements import EnvelopeError, Lease, Statement, StatementError, Verified, verify_statement
@@ -233,21 +234,41 @@ class Licence:
             in_software=self._identity.node_key.in_software,
         )
 
-    def apply(self, answer: StatementAnswer, nonce: str) -> Applied:
+    def check(self, answer: StatementAnswer, nonce: str, trust: TrustSet) -> Freshness:
+        """Check that `apply` would use the answer under `trust`, and that it is fresh. Changes nothing.
+
+        Returns the freshness. Raises StatementRejected.
+        """
+        verified, freshness = self._verified(answer.statement, trust), self._freshness(answer, nonce, trust)
+        if freshness is None:
+            raise StatementRejected("cannot use the cloud's statement: no freshness over our nonce belongs to it")
+        match self._decide(verified, fresh=True):
+            case acceptance.Refuse(reason=reason):
+                raise StatementRejected(f"cannot use the cloud's statement: {reason}")
+            case acceptance.Ignore(reason="stale"):
+                raise StatementRejected("cannot use the cloud's statement: it is older than the stored one")
+            case _:
+                return freshness
+
+    def apply(self, answer: StatementAnswer, nonce: str, latest: datetime | None = None) -> Applied:
         """Verify and use the statement of an answer, and have it stored. `nonce` is the nonce of our question.
 
-        The statement counts when this method returns. `Saver` stores it afterwards. Raises StatementRejected.
+        `latest` is the latest time that it can be now, for an answer that was carried to this machine. The statement
+        counts when this method returns. `Saver` stores it afterwards. Raises StatementRejected.
         """
-        verified, freshness = self._verified(answer.statement), self._freshness(answer, nonce)
+        trust = self._trust.value
+        verified, freshness = self._verified(answer.statement, trust), self._freshness(answer, nonce, trust)
         passed = verified.statement.issued_at
         if freshness is not None and nonce:
-            self.time.verified(freshness.at)
+            if latest is None:
+                self.time.verified(freshness.at)
+            else:
+                self.time.delivered(freshness.at, latest)
             # A part of the cloud whose clock was ahead may have signed the statement.
             passed = min(passed, freshness.at)
         self.time.passed(passed)
-        fresh, view = freshness is not None, self._view()
-        stored = msgspec.structs.replace(self._stored, floor=view.floor, unproven=view.judged.state == "stale")
-        decision = acceptance.decide(stored, verified, self._holder, fresh=fresh)
+        fresh = freshness is not None
+        decision = self._decide(verified, fresh=fresh)
         match decision:
             case acceptance.Refuse(reason=reason):
                 raise StatementRejected(f"cannot use the cloud's statement: {reason}")
@@ -260,6 +281,11 @@ class Licence:
                 self._use(decision)
                 self._confirm_fresh(fresh=fresh)
         return Applied(new=True, fresh=fresh)
+
+    def _decide(self, verified: Verified, *, fresh: bool) -> acceptance.Decision:
+        view = self._view()
+        stored = msgspec.structs.replace(self._stored, floor=view.floor, unproven=view.judged.state == "stale")
+        return acceptance.decide(stored, verified, self._holder, fresh=fresh)
 
     def _confirm_fresh(self, *, fresh: bool) -> None:
         """After a fresh answer the floor record may be written again, if this generation is not revoked."""
@@ -275,16 +301,14 @@ class Licence:
         if self._confirmed and floors.is_urgent(accepted.statement.statement):
             self._floors.note(accepted.statement)
 
-    def _verified(self, token: str) -> Verified:
-        trust = self._trust.value
+    def _verified(self, token: str, trust: TrustSet) -> Verified:
         try:
             return verify_statement(token, trust.signing_keys, trust.bundle.trust_domain)
         except (EnvelopeError, StatementError) as error:
             raise StatementRejected(f"cannot use the cloud's statement: {error}") from error
 
-    def _freshness(self, answer: StatementAnswer, nonce: str) -> Freshness | None:
+    def _freshness(self, answer: StatementAnswer, nonce: str, trust: TrustSet) -> Freshness | None:
         """The verified freshness of the answer; None if it is missing or not over our nonce."""
-        trust = self._trust.value
         try:
             return verify_freshness(
                 answer.freshness,

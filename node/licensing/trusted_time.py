@@ -16,6 +16,8 @@ TPM's clock advances while the chip has power, also across reboots. No user of t
 Sources of signed times:
 
 - The freshness of an answer over the node's nonce is a time of now (`TrustedTime.verified`).
+- The freshness of an answer that was carried to the machine has passed, at most as long ago as the request is old
+  (`TrustedTime.delivered`).
 - `issued_at` of a verified statement has passed (`TrustedTime.passed`). A cloud whose clock was ahead can have signed
   a later time. So no such time counts beyond the signed time of the answer that brought the statement.
 - The first floor is the later of the build time of the agent and the time in the activation file.
@@ -262,6 +264,10 @@ class TrustedTime:
         """The time at which a lease is judged."""
         return self._high()[0]
 
+    def boot_seconds(self) -> float:
+        """Seconds since the boot, with the time asleep."""
+        return self._clocks.boot_seconds()
+
     def window(self) -> Window:
         """The times at which the dates of certificates are judged."""
         return Window(self.low(), self.high() if self.confirmed else None)
@@ -323,6 +329,26 @@ class TrustedTime:
             if at >= least_high_of(self.floor):
                 self._floor = signed(self._floor, self.low(), at, self._clock(asleep=True))
             self._raise(at, at)
+            self._boot = self._record()
+
+    def delivered(self, at: datetime, latest: datetime) -> None:
+        """Take the signed time `at` of an answer that was carried here: now is between `at` and `latest`.
+
+        1. `at` has passed.
+        2. A `low` after `latest` shows that the TPM's clock is fast or was set forward. `latest` is then the time of now.
+        3. A signed time of this boot stays in force.
+        4. Otherwise the wall clock counts if it is between the two times, and `at` if it is not.
+        """
+        at = min(at, LATEST)
+        latest = max(at, min(latest, LATEST))
+        if self.low() > latest + CLOCK_SKEW:  # 2
+            self.verified(latest)
+            return
+        self.passed(at)  # 1
+        if not self.confirmed:  # 3, 4
+            wall = self._clocks.wall()
+            now = wall if at - CLOCK_SKEW <= wall <= latest + CLOCK_SKEW else at
+            self._signed = (max(now, at), self._clocks.boot_seconds())
             self._boot = self._record()
 
     def _raise(self, low: datetime, least_high: datetime) -> None:

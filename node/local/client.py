@@ -16,7 +16,7 @@ import trio
 
 from node.errors import NodeError, Unreachable
 from node.exits import Exit
-from node.local.documents import FORMAT, EntitlementDocument, LicenseDocument, StatusDocument
+from node.local.documents import FORMAT, EntitlementDocument, LicenseDocument, RequestDocument, StatusDocument
 from node.text import shown, shown_error
 from protocol.encoding import json_decode
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
@@ -73,8 +73,8 @@ class Reply(msgspec.Struct, frozen=True):
     document: dict[str, Any]
 
 
-async def request(socket: Path, method: str, path: str, seconds_max: float = 10.0) -> Reply:
-    """One exchange with the agent, within `seconds_max`. Raises AgentAbsent, AgentUnusable."""
+async def request(socket: Path, method: str, path: str, seconds_max: float = 10.0, body: bytes = b"") -> Reply:
+    """One exchange with the agent, within `seconds_max`. `body` is that of a command. Raises AgentAbsent, AgentUnusable."""
     # The socket has no TLS: with `verify=False` httpx reads no CA file, and neither SSL_CERT_FILE nor SSLKEYLOGFILE.
     transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False, trust_env=False)
     status, content = 0, b""
@@ -82,7 +82,7 @@ async def request(socket: Path, method: str, path: str, seconds_max: float = 10.
         with trio.fail_after(seconds_max):
             async with (
                 httpx.AsyncClient(transport=transport, timeout=None, trust_env=False) as client,  # noqa: S113 - above
-                client.stream(method, f"http://cascadia{path}") as response,
+                client.stream(method, f"http://cascadia{path}", content=body or None) as response,
             ):
                 status = response.status_code
                 async for piece in response.aiter_raw():
@@ -129,12 +129,13 @@ def entitlement_path(name: str) -> str:
         raise NameUnusable("cannot ask for an entitlement: its name is not UTF-8") from error
 
 
-Kind = type[LicenseDocument] | type[StatusDocument] | type[EntitlementDocument]
+Kind = type[LicenseDocument] | type[StatusDocument] | type[EntitlementDocument] | type[RequestDocument]
 
 _TASKS: dict[Kind, str] = {
     LicenseDocument: "renew",
     StatusDocument: "show the status",
     EntitlementDocument: "show the entitlement",
+    RequestDocument: "make a request",
 }
 """What a command does with the document that it asked for. Only a renewal is answered with the licence alone."""
 

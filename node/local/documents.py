@@ -16,7 +16,7 @@ from node.licensing.floors import NO_FLOOR, FloorStatus
 from node.licensing.trusted_time import Judged
 from node.licensing.verdict import Snapshot, Verdict
 from protocol.fingerprint import Judgement
-from protocol.ids import NodeId, TenantId
+from protocol.ids import AirgapRequestId, NodeId, TenantId
 from protocol.signed.lease import LeaseV1
 from protocol.signed.statements import Entitlement, Lease, Tier
 
@@ -149,6 +149,23 @@ class TimeDocument(msgspec.Struct, frozen=True):
     at the boot), or `floor` (the latest signed time and the time with power since)."""
     suspect: bool
     """Whether the wall clock is behind trusted time, or far ahead of it."""
+
+
+class RequestDocument(msgspec.Struct, frozen=True):
+    """The outstanding request for an answer without a network."""
+
+    format: int
+    """Version of the document."""
+    request: AirgapRequestId
+    """Id of the request."""
+    kind: str
+    """`activate`, `refresh` or `recover`."""
+    made_at: datetime
+    """Time at which it was made, by the machine's trusted time."""
+    expires_at: datetime
+    """Time from which the machine makes another request."""
+    file: str
+    """The request as it is carried to the operators: a JSON document. An activation code in it is a secret."""
 
 
 class StatusDocument(msgspec.Struct, frozen=True):

@@ -12,12 +12,15 @@ import msgspec
 import trio
 
 from node.local.connections import Connection
-from node.local.messages import Answer, Handler, LocalProblem, Request, problem
+from node.local.messages import PATH_IMPORT, Answer, Handler, LocalProblem, Request, problem
 from node.local.place import is_privileged
+from protocol.limits import AIRGAP_CARRIED_BYTES_MAX
 
 log = logging.getLogger("cascadia.socket")
 
 REQUEST_BYTES_MAX = 16 * 1024
+READ_BYTES = 16 * 1024
+"""Most bytes that are read at once."""
 BUSY_SECONDS_MAX = 0.5
 
 
@@ -52,11 +55,11 @@ class Exchanges:
         head: h11.Request | None = None
         try:
             with trio.fail_after(self._request_seconds):
-                head = await _read_request(http, stream)
+                head, body = await _read_request(http, stream, privileged=is_privileged(connection.user))
             if head is None:
                 return
             connection.busy = True
-            answer = await self._answer(head, connection.user)
+            answer = await self._answer(head, body, connection.user)
             connection.busy = False
         except h11.RemoteProtocolError as error:
             answer = problem(error.error_status_hint, "malformed", "the request cannot be read")
@@ -66,9 +69,9 @@ class Exchanges:
         with trio.fail_after(self._request_seconds):
             await stream.send_all(_encoded(http, answer, head_only=head_only))
 
-    async def _answer(self, head: h11.Request, user: int) -> Answer:
+    async def _answer(self, head: h11.Request, body: bytes, user: int) -> Answer:
         """The handler's answer. A fault of the handler becomes a 500, so that the agent keeps running."""
-        request = Request(head.method.decode(), head.target.decode(), is_privileged(user))
+        request = Request(head.method.decode(), head.target.decode(), is_privileged(user), body)
         try:
             with trio.move_on_after(self._command_seconds):
                 answer = await self._handler(request)
@@ -80,24 +83,33 @@ class Exchanges:
         return problem(504, "timeout", "the agent did not finish in time")
 
 
-async def _read_request(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
-    """The head of the request. Its body is read up to a bound and dropped. None if the client closed the connection."""
+async def _read_request(
+    connection: h11.Connection, stream: trio.SocketStream, *, privileged: bool
+) -> tuple[h11.Request | None, bytes]:
+    """Head and body of the request. The head is None if the client closed the connection.
+
+    A privileged request to PATH_IMPORT may have a long body. The body of every other request is dropped.
+    """
     head: h11.Request | None = None
-    received = 0
+    body, received, most = b"", 0, REQUEST_BYTES_MAX
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            data = await stream.receive_some(4096)
+            data = await stream.receive_some(READ_BYTES)
             received += len(data)
-            if received > REQUEST_BYTES_MAX:
+            if received > most:
                 raise h11.RemoteProtocolError("the request is too long", error_status_hint=413)
             connection.receive_data(data)
         elif isinstance(event, h11.Request):
             head = event
+            if privileged and event.target == PATH_IMPORT.encode():
+                most = REQUEST_BYTES_MAX + AIRGAP_CARRIED_BYTES_MAX
+        elif isinstance(event, h11.Data):
+            body += event.data if most > REQUEST_BYTES_MAX else b""
         elif isinstance(event, h11.EndOfMessage):
-            return head
+            return head, body
         elif isinstance(event, h11.ConnectionClosed):
-            return None
+            return None, b""
 
 
 def _encoded(connection: h11.Connection, answer: Answer, *, head_only: bool) -> bytes:

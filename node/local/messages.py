@@ -4,13 +4,20 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+PATH_IMPORT = "/v1/license/import"
+"""The one path whose request has a body that is read. Its callers are privileged."""
+
 
 class Request(msgspec.Struct, frozen=True):
-    """A request as the routes see it. `privileged`: the caller is root or the agent's own user."""
+    """A request as the routes see it. `privileged`: the caller is root or the agent's own user.
+
+    `body` is the body of a request to PATH_IMPORT; it is empty for every other request.
+    """
 
     method: str
     path: str
     privileged: bool
+    body: bytes = b""
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from node.local.messages import LocalProblem
 from node.local.routes import METHOD_NOT_ALLOWED, NOT_FOUND, ROUTES, Refused, Route
 from node.local.server import COMMAND_SECONDS_MAX, REQUEST_SECONDS_MAX
 from protocol import openapi
-from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
+from protocol.limits import AIRGAP_CARRIED_BYTES_MAX, ENTITLEMENT_NAME_CHARS_MAX
 from protocol.openapi import Json
 
 VERSION = "1.0.0"
@@ -51,6 +51,9 @@ EXAMPLES: dict[str, Any] = {
     "limit": 8,
     "attributes": {"site": "north"},
     "notice": "",
+    "request": openapi.example_id("agr"),
+    "kind": "refresh",
+    "file": '{"document":"cascade-airgap-request"}',
 }
 """Field name -> value, for examples of bodies."""
 
@@ -61,7 +64,8 @@ _TEXT = (
     "Licence and entitlements of this machine, for licensed software and for the command line.\n\nThe agent listens on "
     "a unix socket, /run/cascadia/cascadia.sock by default. It speaks HTTP/1.1, one request a connection. Every local "
     "user can read. Commands are for root and the agent's own user, whom the kernel names (SO_PEERCRED).\n\n"
-    f"A request has at most {REQUEST_BYTES_MAX} bytes (else 413) and arrives within {REQUEST_SECONDS_MAX:.0f} seconds "
+    f"A request has at most {REQUEST_BYTES_MAX} bytes (else 413), an imported file "
+    f"{AIRGAP_CARRIED_BYTES_MAX}. A request arrives within {REQUEST_SECONDS_MAX:.0f} seconds "
     f"(else 408). `{NOT_FOUND.code}` (404) answers other paths, `{METHOD_NOT_ALLOWED.code}` (405) other methods. When "
     "connections are short, `busy` (503) answers the longest idle one of the user who holds most. `internal` (500) "
     "answers a request that the agent cannot answer because of a fault."
@@ -113,6 +117,13 @@ def _operation(route: Route) -> Json:
         operation["responses"]["503"] = {
             "description": "The command failed. `code` is the code of the cause, as `cascadia renew` prints it.",
             "content": {PROBLEM_TYPE: {"schema": _PROBLEM, "example": msgspec.to_builtins(_FAILED)}},
+        }
+    if route.body:
+        content = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+        operation["requestBody"] = {
+            "required": True,
+            "description": route.body,
+            "content": {"application/octet-stream": content},
         }
     if "{" in route.path:
         schema = {"type": "string", "minLength": 1, "maxLength": ENTITLEMENT_NAME_CHARS_MAX}

@@ -48,6 +48,11 @@ class CurrentTrust:
                 self._use(error.value)
                 raise
 
+    async def adopt(self, staged: published.Staged) -> None:
+        """Store and use a verified trust that was carried to this machine. Raises StateError."""
+        async with self._refreshing:
+            self._use(await staged.keep())
+
     def _use(self, value: TrustSet) -> None:
         if value.version >= self._value.version:
             self._value = value

@@ -2,6 +2,7 @@
 
     VerificationFailed
     └── TrustError         a fetched file does not verify: pin, signature, version, hash, date, size or form
+        └── TrustOlder     the files are older than the trust of this machine
     Unreachable
     └── TrustUnreachable   no usable file was fetched
 
@@ -18,6 +19,16 @@ class TrustError(VerificationFailed):
     next = (
         "Check that the activation file is from this cloud, that the clock is right, and that nothing intercepts the "
         "connection."
+    )
+
+
+class TrustOlder(TrustError):
+    """The files are older than the stored trust."""
+
+    code = "trust_older"
+    next = (
+        "Nothing was changed. If the files were carried to this machine, make another request with `cascadia request "
+        "--new` and have it answered."
     )
 
 

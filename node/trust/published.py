@@ -9,7 +9,7 @@ its verified trust. `protocol.signed.envelope` decides which documents a signing
 import errno
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import trio
 from cryptography import x509
 
 from node.clock import utc_now
+from node.disk.files import ensure_private_dir
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import DiskFull, NodeError, StateDamaged, StateError, StateUnsafe, StateUnwritable
 from node.link.certificates import UNREADABLE
@@ -28,6 +29,7 @@ from node.trust.errors import TrustError, TrustUnreachable
 from node.trust.files import (
     Current,
     Generation,
+    is_root_name,
     publish,
     read_current,
     read_record,
@@ -52,7 +54,19 @@ from protocol.signed.trust import (
 )
 from protocol.urls import UrlError, check_base_url
 
-__all__ = ["TrustError", "TrustNotStored", "TrustSet", "TrustUnreachable", "load", "refresh", "repair", "stage"]
+__all__ = [
+    "TrustError",
+    "TrustNotStored",
+    "TrustSet",
+    "TrustUnreachable",
+    "load",
+    "origin",
+    "refresh",
+    "repair",
+    "root_version",
+    "stage",
+    "stage_files",
+]
 
 LOOK_UP_SECONDS_MAX = 10.0
 """Extra time for a name look-up. The resolver takes no deadline; after this time its thread is left behind."""
@@ -125,9 +139,18 @@ class Staged:
         self._verified = verified
         self.value = value
 
-    async def keep(self) -> None:
-        """Store the trust, from which the next start loads it. A repetition is harmless. Raises StateError."""
-        await on_disk(partial(publish, self._home, self._verified))
+    async def keep(self) -> TrustSet:
+        """Store the trust, from which the next start loads it, and return it. A repetition is harmless.
+
+        Raises StateError.
+        """
+
+        def store() -> int:
+            ensure_private_dir(self._home)
+            return publish(self._home, self._verified)
+
+        number = await on_disk(store)
+        return msgspec.structs.replace(self.value, generation=number)
 
 
 def stored(state_dir: Path) -> Staged:
@@ -157,15 +180,53 @@ async def stage(
     StateError.
     """
     home = _home(state_dir)
-
-    def read() -> Mapping[str, bytes]:
-        try:
-            return read_current(home)[1].files
-        except (StateDamaged, StateUnsafe):
-            return salvage(home)
-
-    verified = await _fetch(repository_url, pin, await on_disk(read), home, clock, seconds_max)
+    known = await on_disk(partial(_known, home))
+    verified = await _fetch(repository_url, pin, known, home, clock, seconds_max)
     return Staged(home, verified, _parse(0, verified))
+
+
+async def stage_files(
+    files: Mapping[str, str], repository_url: str, pin: TrustPin, state_dir: Path, *, clock: Callable[[], datetime]
+) -> Staged:
+    """Verify trust that was carried to this machine, as `stage`. `files` are by their path in the repository.
+
+    Raises TrustError, TrustOlder, StateError.
+    """
+    home = _home(state_dir)
+
+    def verify() -> Generation:
+        from node.trust.update import update_from_files
+
+        known = _known(home)
+        with scratch_in_memory() as directory:
+            return update_from_files(files, repository_url, pin, known, directory, clock())
+
+    verified = await trio.to_thread.run_sync(verify)
+    return Staged(home, verified, _parse(0, verified))
+
+
+def origin(state_dir: Path) -> tuple[str, TrustPin] | None:
+    """Repository and pin that the stored trust came from; None if the record cannot be read. Uses the disk."""
+    with suppress(StateError):
+        record = read_record(_home(state_dir))
+        return record.repository_url, record.pin
+    return None
+
+
+def root_version(state_dir: Path) -> int:
+    """The version of the newest stored TUF root, 0 without one. Uses the disk; raises nothing."""
+    with suppress(StateError):
+        names = read_record(_home(state_dir)).files
+        return max(int(name.partition(".")[0]) for name in names if is_root_name(name))
+    return 0
+
+
+def _known(home: Path) -> Mapping[str, bytes]:
+    """The stored files, also of a damaged trust. An update that starts from them accepts no older files."""
+    try:
+        return read_current(home)[1].files
+    except (StateDamaged, StateUnsafe):
+        return salvage(home)
 
 
 async def refresh(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpcore
 from tuf.api.exceptions import (
+    BadVersionNumberError,
     DownloadError,
     DownloadHTTPError,
     DownloadLengthMismatchError,
@@ -23,7 +24,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from node.clock import monotonic
 from node.disk.files import ensure_private_dir, read_bounded, write_scratch
 from node.link.connect import LinkFailed, open_in_turn
-from node.trust.errors import TrustError, TrustUnreachable
+from node.trust.errors import TrustError, TrustOlder, TrustUnreachable
 from node.trust.files import FILE_BYTES_MAX, METADATA, Generation, is_root_name, root_name
 from protocol.encoding import sha256_hex
 from protocol.limits import (
@@ -40,6 +41,9 @@ from protocol.urls import UrlError, check_base_url
 
 # The library logs details that the raised error already has.
 logging.getLogger("tuf").setLevel(logging.ERROR)
+
+_CARRIED = "carried://files"
+"""In the place of the URL of a repository whose files were carried to this machine."""
 
 
 def update(
@@ -64,25 +68,57 @@ def update(
     except UrlError as error:
         raise TrustError(f"cannot use the repository {repository_url}: {error}") from error
     base = repository_url.rstrip("/")
-    _lay_out(known, scratch)
+    source = f"repository at {base}"
     try:
         with httpcore.ConnectionPool(
             max_connections=1, network_backend=_DeadlineBackend(monotonic() + seconds_max)
         ) as pool:
-            fetcher = _Fetcher(pool)
-            root = _pinned_root(fetcher, base, pin, known)
-            current = _verify(fetcher, base, root, scratch, now)
-    except DownloadLengthMismatchError as error:
-        raise TrustError(f"cannot verify the repository at {base}: a file is longer than allowed") from error
+            return _updated(_Fetcher(pool), base, source, Generation(repository_url, pin, known), scratch, now)
     except DownloadError as error:
         raise TrustUnreachable(f"cannot fetch the published trust from {base}: {error}") from error
+
+
+def update_from_files(
+    files: Mapping[str, str],
+    repository_url: str,
+    pin: TrustPin,
+    known: Mapping[str, bytes],
+    scratch: Path,
+    now: datetime,
+) -> Generation:
+    """As `update`, from files that were carried to this machine, by their path in the repository.
+
+    `repository_url` is stored with the result. Raises TrustError, also if a file is missing; TrustOlder if the files are
+    older than the known ones; StateError or OSError as `update`.
+    """
+    source = "published trust that was carried here"
+    try:
+        return _updated(_Carried(files), _CARRIED, source, Generation(repository_url, pin, known), scratch, now)
+    except DownloadError as error:
+        raise TrustError(f"cannot verify the {source}: {error}") from error
+
+
+def _updated(
+    fetcher: FetcherInterface, base: str, source: str, before: Generation, scratch: Path, now: datetime
+) -> Generation:
+    """The update of `before`, whose files are the known ones. `source` names the origin of the files in errors."""
+    pin = before.pin
+    _lay_out(before.files, scratch)
+    try:
+        root = _pinned_root(fetcher, base, source, pin, before.files)
+        current = _verify(fetcher, base, source, root, scratch, now)
+    except DownloadLengthMismatchError as error:
+        raise TrustError(f"cannot verify the {source}: a file is longer than allowed") from error
+    except DownloadError:
+        raise
+    except BadVersionNumberError as error:
+        raise TrustOlder(f"cannot verify the {source}: it is older than the trust of this machine: {error}") from error
     except (RepositoryError, ValueError, KeyError, TypeError) as error:
         # The library raises the last three for signed JSON that does not have the form of metadata.
-        raise TrustError(f"cannot verify the repository at {base}: {error}") from error
+        raise TrustError(f"cannot verify the {source}: {error}") from error
     names = [*METADATA, *TARGETS, *(root_name(version) for version in range(pin.version, current + 1))]
-    return Generation(
-        repository_url, pin, {name: read_bounded(scratch / _place(name), FILE_BYTES_MAX) for name in names}
-    )
+    files = {name: read_bounded(scratch / _place(name), FILE_BYTES_MAX) for name in names}
+    return Generation(before.repository_url, pin, files)
 
 
 def _lay_out(known: Mapping[str, bytes], scratch: Path) -> None:
@@ -99,7 +135,7 @@ def _place(name: str) -> Path:
     return Path("metadata" if name in METADATA else "targets", name)
 
 
-def _pinned_root(fetcher: FetcherInterface, base: str, pin: TrustPin, known: Mapping[str, bytes]) -> bytes:
+def _pinned_root(fetcher: FetcherInterface, base: str, source: str, pin: TrustPin, known: Mapping[str, bytes]) -> bytes:
     root = known.get(root_name(pin.version), b"")
     if sha256_hex(root) == pin.sha256:
         return root
@@ -109,16 +145,14 @@ def _pinned_root(fetcher: FetcherInterface, base: str, pin: TrustPin, known: Map
         if error.status_code != 404:
             raise
         raise TrustError(
-            f"cannot trust the repository at {base}: it does not have the pinned root, version {pin.version}"
+            f"cannot trust the {source}: it does not have the pinned root, version {pin.version}"
         ) from error
     if sha256_hex(root) != pin.sha256:
-        raise TrustError(
-            f"cannot trust the repository at {base}: the hash of its root {pin.version} is not that of the pin"
-        )
+        raise TrustError(f"cannot trust the {source}: the hash of its root {pin.version} is not that of the pin")
     return root
 
 
-def _verify(fetcher: FetcherInterface, base: str, root: bytes, scratch: Path, now: datetime) -> int:
+def _verify(fetcher: FetcherInterface, base: str, source: str, root: bytes, scratch: Path, now: datetime) -> int:
     """Update the files in `scratch`. Returns the version of the newest root."""
     updater = Updater(
         metadata_dir=str(scratch / "metadata"),
@@ -143,11 +177,9 @@ def _verify(fetcher: FetcherInterface, base: str, root: bytes, scratch: Path, no
     for name in TARGETS:
         target = updater.get_targetinfo(name)
         if target is None:
-            raise TrustError(f"cannot use the repository at {base}: it has no {name}")
+            raise TrustError(f"cannot use the {source}: it has no {name}")
         if target.length > TRUST_TARGETS_BYTES_MAX:
-            raise TrustError(
-                f"cannot use the repository at {base}: {name} is larger than {TRUST_TARGETS_BYTES_MAX} bytes"
-            )
+            raise TrustError(f"cannot use the {source}: {name} is larger than {TRUST_TARGETS_BYTES_MAX} bytes")
         path = str(scratch / "targets" / name)
         if updater.find_cached_target(target, path) is None:
             updater.download_target(target, path)
@@ -172,6 +204,19 @@ class _Fetcher(FetcherInterface):
             raise SlowRetrievalError(f"the answer for {url} took too long") from error
         except (LinkFailed, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
             raise DownloadError(f"the request for {url} failed: {error}") from error
+
+
+class _Carried(FetcherInterface):
+    """Files in memory, by their path in the repository."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._files = files
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        path = url.removeprefix(f"{_CARRIED}/tuf/")
+        if path not in self._files:
+            raise DownloadHTTPError(f"the file {path} is missing", 404)
+        yield self._files[path].encode()
 
 
 class _DeadlineBackend(httpcore.NetworkBackend):

@@ -7,8 +7,9 @@ An answer has a body, a signature and files of the published trust.
 - The signature is a JWS of the type TYP_ANSWER. Its payload, `AnswerClaims`, names the request and has the SHA-256 of
   the body before sealing. The key must be published for TYP_FRESHNESS: the answer is as good as an answer over a
   session, and every licence in it has the signature of its own key.
-- `trust` has the files of the TUF repository that the node lacks, by their path in the repository: the roots above the
-  node's, `metadata/timestamp.json`, snapshot, targets metadata and the three targets. It is empty if the node has the
+- `trust` has the files of the TUF repository that the node lacks, by their path below `/tuf/` of the repository: the
+  roots above the node's `root_version` (for 0 from the root of the pin on), `metadata/timestamp.json`, snapshot, targets
+  metadata and the three targets under the names that consistent snapshots give them. It is empty if the node has the
   current root and targets. The files are signed by the roles of TUF. A node verifies them with the same code as online.
 
 A node verifies in this order: trust files, signature, request and dates (`match`), seal, body, device certificate,
@@ -34,7 +35,7 @@ from protocol.airgap.errors import (
     UnknownFormat,
 )
 from protocol.airgap.request import AwareTime, Kind, OpenedRequest, Receipt
-from protocol.encoding import json_decode, json_encode, sha256_hex
+from protocol.encoding import EncodingError, b64url_decode, json_decode, json_encode, sha256_hex
 from protocol.ids import AirgapRequestId, NodeId, TenantId
 from protocol.limits import ENVELOPE_BYTES_MAX
 from protocol.messages.sessions import StatementAnswer
@@ -176,6 +177,14 @@ def open_claims(file: AnswerFile, ring: KeyRing, trust_domain: str) -> AnswerCla
     if claims.trust_domain != trust_domain:
         raise AnswerUnverified("the answer is from another installation")
     return claims
+
+
+def peek_claims(file: AnswerFile) -> AnswerClaims | None:
+    """The unverified claims of an answer; None if they cannot be read. Use them only to name a refusal."""
+    try:
+        return json_decode(b64url_decode(file.signature.split(".")[1]), AnswerClaims)
+    except (IndexError, EncodingError, msgspec.MsgspecError):
+        return None
 
 
 def match(

@@ -2,13 +2,18 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
+from node.airgap.errors import AirgapRefused
+from node.airgap.store import StoredRequest
 from node.errors import Unreachable
 from node.exits import Exit
 from node.hwbind.errors import TpmFailed
 from node.licensing.trusted_time import Judged
 from node.licensing.verdict import STATES, Snapshot, Verdict
 from node.local.documents import StatusDocument, status_document
-from protocol.ids import NodeId, TenantId
+from protocol.airgap.answer import Outstanding
+from protocol.ids import AirgapRequestId, NodeId, TenantId
 from protocol.openapi import example_id
 from protocol.signed.statements import Holder, Lease
 
@@ -61,6 +66,27 @@ class SimulatedAgent:
             raise Unreachable("cannot reach the cloud: the simulator has none")
         if self._renewals % 3 == 2:
             raise TpmFailed("the simulator has none")
+
+    async def make_request(self, *, new: bool) -> StoredRequest:
+        await self.renew(rekey=False)
+        return _NEW_REQUEST if new else _REQUEST
+
+    async def import_answer(self, data: bytes) -> None:
+        if not data:
+            raise AirgapRefused("cannot import the answer: the file is empty")
+        await self.renew(rekey=False)
+
+
+_REQUEST = StoredRequest(
+    outstanding=Outstanding("refresh", AirgapRequestId(example_id("agr")), "0" * 64, "n" * 32, "1" * 64),
+    file=b'{"document":"cascade-airgap-request"}\n',
+    generation=1,
+    made_at=AT,
+    expires_at=AT + timedelta(days=14),
+    boot_id="",
+    boot_seconds=0.0,
+)
+_NEW_REQUEST = msgspec.structs.replace(_REQUEST, made_at=AT + timedelta(days=1))
 
 
 _LEASE = Lease(

@@ -74,6 +74,11 @@ async def test_a_body_is_read_and_left_alone(path: Path) -> None:
     assert body(await exchange(path, head))["method"] == "POST"
 
 
+async def test_an_imported_file_may_be_long(path: Path) -> None:
+    head = b"POST /v1/license/import HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n"
+    assert body(await exchange(path, head + bytes(100_000)))["path"] == "/v1/license/import"
+
+
 async def test_head_is_answered_without_a_body(path: Path) -> None:
     answer = await exchange(path, get("/v1/license", "HEAD"))
     assert answer.startswith(b"HTTP/1.1 200 ")

@@ -1,0 +1,1 @@
+"""Air gap: requests and answers of a node without a network, on the node's side."""

@@ -1,0 +1,181 @@
+"""Commands: `cascadia request` and `cascadia license import`, and their files: JSON, printable text, or a QR code.
+
+A running agent does the work, because it owns the state. An activation needs a stopped agent. A request can have an activation code, so its file has the mode 0600. The QR code needs the library `segno`, which a node
+may lack; the text needs nothing.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import msgspec
+
+from node.airgap.answers import Imports
+from node.airgap.errors import AirgapRefused
+from node.airgap.requests import TASK, activation_request, refresh_request
+from node.airgap.store import StoredRequest
+from node.cli.show import emit, human_license, print_document
+from node.clock import utc_now
+from node.config import Config
+from node.disk.boot import BootRecord
+from node.errors import NodeError
+from node.exchanges.activation_file import read_activation_file
+from node.exits import Exit
+from node.hwbind.tpm import Tpm
+from node.licensing.boot_time import machine_clocks
+from node.licensing.hardware import HardwareCheck
+from node.local import client
+from node.local.documents import LicenseDocument, RequestDocument, license_document
+from node.local.messages import PATH_IMPORT
+from node.local.routes import request_document
+from node.state import State
+from protocol.airgap.errors import AirgapError, DocumentTooLarge
+from protocol.airgap.forms import printed, qr_text, read_request
+from protocol.limits import AIRGAP_CARRIED_BYTES_MAX
+
+WithState = Callable[..., Awaitable[Any]]
+"""Runs work with the state directory and the TPM: `node.cli.main._with_state`."""
+Form = Literal["file", "text", "qr"]
+
+
+COMMAND_SECONDS_MAX = 130.0
+"""How long the agent may take: longer than its own bound of a command."""
+
+
+class FileUnusable(NodeError):
+    """The named file cannot be read or written."""
+
+    exit = Exit.USAGE
+    code = "file_unusable"
+    next = "Name another file."
+
+
+class QrUnavailable(NodeError):
+    """The library that draws QR codes is not installed."""
+
+    exit = Exit.USAGE
+    code = "qr_unavailable"
+    next = "Install the Python library `segno`, or use `--text` or `--out FILE`."
+
+
+def read_carried(name: str) -> bytes:
+    """The content of a file, or of the standard input for `-`. Raises FileUnusable."""
+    try:
+        if name == "-":
+            return sys.stdin.buffer.read(AIRGAP_CARRIED_BYTES_MAX + 1)
+        with Path(name).open("rb") as file:
+            return file.read(AIRGAP_CARRIED_BYTES_MAX + 1)
+    except OSError as error:
+        raise FileUnusable(f"cannot read {name}: {error.strerror}") from error
+
+
+def hand_out(file: str, form: Form, out: Path | None) -> None:
+    """Print a request, or write it to `out`. `file` is the request in JSON. Raises AirgapRefused, FileUnusable."""
+    try:
+        if form == "qr":
+            _draw(qr_text(read_request(file.encode())), out)
+            return
+        text = printed(read_request(file.encode())) if form == "text" else file.rstrip("\n") + "\n"
+    except AirgapError as error:
+        refused = AirgapRefused.of_error(error, TASK)
+        if isinstance(error, DocumentTooLarge):
+            refused.next = "Use `--out FILE`, or `--text`."
+        raise refused from error
+    if out is None:
+        emit(text.removesuffix("\n"))
+        return
+    try:
+        with _private(out) as opened:
+            opened.write(text.encode())
+    except OSError as error:
+        raise FileUnusable(f"cannot write {out}: {error.strerror}") from error
+
+
+def _private(path: Path) -> IO[bytes]:
+    """The file, empty, open for writing, readable by its owner only."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "wb")
+
+
+def _draw(text: str, out: Path | None) -> None:
+    """Draw a QR code to the terminal, or to a file (`.svg` or `.png`)."""
+    try:
+        import segno
+    except ModuleNotFoundError as error:
+        raise QrUnavailable("cannot draw a QR code: the library segno is not installed") from error
+    code: Any = segno.make(text, error="l", boost_error=False, micro=False)
+    if out is None:
+        code.terminal(compact=True)
+        return
+    kind = out.suffix.removeprefix(".").lower()
+    if kind not in ("svg", "png"):
+        raise FileUnusable(f"cannot write {out}: a QR code is written as .svg or .png")
+    try:
+        with _private(out) as opened:
+            code.save(opened, kind=kind, scale=4)
+    except OSError as error:
+        raise FileUnusable(f"cannot write {out}: {error.strerror}") from error
+
+
+async def request(config: Config, args: argparse.Namespace, with_state: WithState) -> int:
+    """Make a request, or show the outstanding one. Raises NodeError, TpmError."""
+    document = None
+    if args.file is None:
+        path = "/v1/requests/new" if args.new else "/v1/requests"
+        with suppress(client.AgentAbsent):
+            reply = await client.request(config.socket, "POST", path, seconds_max=COMMAND_SECONDS_MAX)
+            document = client.expect(reply, {200}, RequestDocument)
+    document = document or await _own_request(config, args, with_state)
+    if args.json:
+        print_document(document, as_json=True, human=str)
+    if not args.json or args.out is not None:
+        hand_out(document["file"], args.form or "file", args.out)
+    if args.out is not None and not args.json:
+        emit(f"request {document['request']}, to be answered until {document['expires_at']}")
+    return 0
+
+
+async def _own_request(config: Config, args: argparse.Namespace, with_state: WithState) -> dict[str, Any]:
+    """A request without a running agent: for an activation with `--file`, otherwise for the licence in force."""
+    # Before the state directory is made: a refused file changes nothing.
+    given = None if args.file is None else read_activation_file(args.file)
+    development = config.mode == "development"
+
+    async def work(state: State, tpm: Tpm) -> StoredRequest:
+        if given is not None:
+            return await activation_request(state, tpm, given, utc_now, new=args.new, development=development)
+        hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
+        licence = state.load_licence(hardware, machine_clocks())
+        await licence.check_hardware()
+        return await refresh_request(state, licence, tpm, new=args.new, development=development)
+
+    stored = await with_state(config, work, creates=given is not None)
+    return dict(msgspec.to_builtins(request_document(stored)))
+
+
+async def import_answer(config: Config, args: argparse.Namespace, with_state: WithState) -> int:
+    """Import the answer in a file, and show the licence after that. Raises NodeError, TpmError."""
+    if args.file is None:
+        raise FileUnusable("cannot import an answer: no file is named", next_step="Run `cascadia license import FILE`.")
+    data = read_carried(args.file)
+    try:
+        reply = await client.request(config.socket, "POST", PATH_IMPORT, seconds_max=COMMAND_SECONDS_MAX, body=data)
+        document = client.expect(reply, {200}, LicenseDocument)
+    except client.AgentAbsent:
+
+        async def work(state: State, tpm: Tpm) -> LicenseDocument:
+            hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
+            return license_document((await Imports(state, tpm, hardware).alone(data, utc_now)).snapshot())
+
+        document = dict(msgspec.to_builtins(await with_state(config, work)))
+    print_document(document, args.json, human_license)
+    return int(document["exit_code"])
