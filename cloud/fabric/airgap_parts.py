@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from cloud.fabric.node_parts import NodeParts, Ports, Shared, TrustParts
 from cloud.fabric.service.airgap.activations import FileActivations
 from cloud.fabric.service.airgap.answering import AirgapAnswers
 from cloud.fabric.service.airgap.contacts import Contacts
 from cloud.fabric.service.airgap.exchanges import Exchanges
 from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.store import Stores
+from cloud.fabric.wiring.node_parts import NodeParts
+from cloud.fabric.wiring.part_groups import Ports, Shared, TrustParts
 
 
 @dataclass(frozen=True, kw_only=True)

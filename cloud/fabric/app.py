@@ -14,7 +14,6 @@ from cloud.fabric.connections import Connections
 from cloud.fabric.entropy import Entropy, system_entropy
 from cloud.fabric.issuer import HttpIssuer
 from cloud.fabric.licensing.signing import read_signer
-from cloud.fabric.node_parts import Ports
 from cloud.fabric.parts import Parts, make_parts
 from cloud.fabric.peer_records import PeerRecords
 from cloud.fabric.routes import repository_routes, routes
@@ -26,6 +25,7 @@ from cloud.fabric.store import stores_over
 from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.tuf.targets import TargetsError
+from cloud.fabric.wiring.part_groups import Ports
 from cloud.http.admission import Admission
 from cloud.http.app import make_app, make_metrics_app
 from cloud.http.guard import Guard

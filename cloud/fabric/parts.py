@@ -14,13 +14,11 @@ from cloud.fabric.background import (
     Periodic,
 )
 from cloud.fabric.entropy import Entropy
-from cloud.fabric.node_parts import NodeParts, Ports, Shared, TrustParts, make_node_parts
 from cloud.fabric.restored_parts import RestoredParts, make_restored_parts
 from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.audit_retention import AuditRetention
-from cloud.fabric.service.nodes.code_checks import CodeChecks
 from cloud.fabric.service.nodes.statement_stream import StatementStream
 from cloud.fabric.service.operators.activations import ActivationDecisions
 from cloud.fabric.service.operators.audit_lists import AuditLists
@@ -45,10 +43,13 @@ from cloud.fabric.service.published_trust.session_ends import SessionEnds
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.service.recovery.codes import RecoveryCodes
 from cloud.fabric.service.recovery.tries import RecoveryTries
+from cloud.fabric.service.rights.admitted import Rights
 from cloud.fabric.store import Stores
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.wake import WakeRoom
+from cloud.fabric.wiring.node_parts import NodeParts, make_node_parts
+from cloud.fabric.wiring.part_groups import Ports, Shared, TrustParts
 from cloud.http.readiness import DatabaseProbe, Readiness, trouble_probe
 
 
@@ -109,7 +110,13 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
     shared = Shared(
         audit=audit,
         acting=Acting(now=ports.now, begin=stores.transaction, tokens=stores.tokens),
-        code_checks=CodeChecks(now=ports.now, codes=stores.codes, tenants=stores.tenants),
+        rights=Rights(
+            now=ports.now,
+            codes=stores.codes,
+            nodes=stores.nodes,
+            cases=stores.recovery_cases,
+            tenants=stores.tenants,
+        ),
         recovery_codes=RecoveryCodes(
             key=secrets.recovery_key,
             now=ports.now,
@@ -182,6 +189,7 @@ def make_background(
         seen=nodes.seen,
         further=(
             Periodic("approvals", IDLE_SECONDS, nodes.approvals.expire_overdue),
+            Periodic("recoveries", IDLE_SECONDS, nodes.case_decisions.end_overdue),
             Periodic("fingerprints", SEEN_SECONDS, nodes.fingerprints.store),
             Periodic("audit", AUDIT_SECONDS, shared.audit_retention.step),
             Periodic("airgap", HOUSEKEEPING_SECONDS, airgap.airgap_exchanges.forget_old),
@@ -206,19 +214,7 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
             nodes=stores.nodes,
             tenants=tenants,
         ),
-        activation_decisions=ActivationDecisions(
-            approve_within=ports.approve_within,
-            now=now,
-            acting=acting,
-            audit=audit,
-            activations=stores.activations,
-            codes=stores.codes,
-            denied=stores.denied,
-            nodes=stores.nodes,
-            tenants=stores.tenants,
-            code_checks=shared.code_checks,
-            filters=filters,
-        ),
+        activation_decisions=_activation_decisions(stores, ports, shared, filters),
         tokens=Tokens(
             now=now,
             entropy=entropy,
@@ -270,6 +266,22 @@ def _recovery_code_issues(stores: Stores, ports: Ports, shared: Shared, filters:
         codes=stores.recovery_codes,
         nodes=stores.nodes,
         tenants=stores.tenants,
+        filters=filters,
+    )
+
+
+def _activation_decisions(stores: Stores, ports: Ports, shared: Shared, filters: ListFilters) -> ActivationDecisions:
+    return ActivationDecisions(
+        approve_within=ports.approve_within,
+        now=ports.now,
+        acting=shared.acting,
+        audit=shared.audit,
+        activations=stores.activations,
+        codes=stores.codes,
+        denied=stores.denied,
+        nodes=stores.nodes,
+        tenants=stores.tenants,
+        rights=shared.rights,
         filters=filters,
     )
 

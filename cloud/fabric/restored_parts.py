@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from cloud.fabric.background import IDLE_SECONDS, Periodic
-from cloud.fabric.node_parts import NodeParts, Ports, Shared
 from cloud.fabric.routes.buckets import ACTIVATION, NODE, RENEWAL, SESSION
 from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.restored.reconciling import WATCH_SECONDS, Reconciling, waits_at_start
 from cloud.fabric.store import Stores
+from cloud.fabric.wiring.node_parts import NodeParts
+from cloud.fabric.wiring.part_groups import Ports, Shared
 from cloud.http.admission import Bucket
 from cloud.http.readiness import Probe, trouble_probe
 

@@ -76,6 +76,9 @@ class Tenant(msgspec.Struct, frozen=True):
     """Time of creation."""
     clone_policy: ClonePolicy = "newest-in-grace"
     """What follows when a clone of a node is suspected."""
+    overlap_until: datetime | None = None
+    """Latest time until which a machine with a closed generation of one of the nodes may run, if it stays offline. Null if
+    there is none."""
 
 
 PcrPolicy = hardware.PcrPolicy
@@ -244,6 +247,9 @@ class Node(msgspec.Struct, frozen=True):
     not change it. Null if it never did."""
     clone_cause: Literal[NoCause, CloneCause] = ""
     """Why a clone of the node is suspected. Empty if none is."""
+    overlap_until: datetime | None = None
+    """Time until which a machine with a closed generation of the node may run, if it stays offline. Null if no closed
+    generation had a lease."""
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ INDEXES = (
     ("node", "standing", "seat_held", "id"),
     ("node", "clone_cause", "id"),
     ("node", "hold", "id"),
+    ("node", "tenant", "overlap_until"),
     ("ek_allowed", "tenant", "id"),
     ("airgap_exchange", "tenant", "id"),
     ("recovery_case", "tenant", "id"),
@@ -272,6 +273,7 @@ class RecoveryCase(Table, db=UNBOUND, tablename="recovery_case"):
     code = Varchar(length=ID)
     grace = Boolean(default=False)
     grace_until = Timestamptz(null=True, default=None)
+    returned_at = Timestamptz(null=True, default=None)
 
 
 class Renewal(Table, db=UNBOUND, tablename="renewal"):

@@ -52,3 +52,5 @@ class AwaitedRecovery(msgspec.Struct, frozen=True):
     """What the case waits for: `operator`, `code`, or `operator-or-code`."""
     decide_by: datetime
     """Time at which the case ends without a decision."""
+    reason: str = ""
+    """Why the machine cannot go on by itself, for people."""

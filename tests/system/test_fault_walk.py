@@ -63,6 +63,8 @@ _OTHERWISE = {
     "cloud/fabric/bootstrap.py": "cascade init, before there is a cloud",
     "cloud/fabric/restored.py": "the restore has the fault point, restore.service.mark",
     "cloud/breakwater/restored.py": "the same",
+    "cloud/fabric/service/nodes/replaced.py:_raise": "one transaction; the replaced machine asks again",
+    "cloud/fabric/service/recovery/refusals.py:_note": "the audit entry of a refusal, which holds without it",
     "cloud/fabric/service/nodes/clones.py:suspect": "one transaction; the sessions that show the suspicion come again",
     "cloud/fabric/service/operators/clone_cases.py": "an operator's command, one transaction and nothing after it",
     "cloud/fabric/service/operators/codes.py": "an operator's command, one transaction and nothing after it",

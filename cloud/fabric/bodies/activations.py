@@ -29,7 +29,7 @@ ActivationState = Literal[
     "superseded",
     "failed",
 ]
-Matched = Literal["", "chip", "key", "fingerprint", "changed"]
+Matched = Literal["", "chip", "key", "fingerprint", "changed", "replaced", "claim"]
 Text = Annotated[str, limits(maxLength=TEXT_CHARS_MAX)]
 
 
@@ -64,7 +64,7 @@ class Activation(msgspec.Struct, frozen=True):
     tenant: TenantId
     """Tenant of the code."""
     code: CodeId
-    """Activation code that the machine uses."""
+    """Activation code that the machine uses. Empty in a recovery."""
     state: ActivationState
     """`challenged`: no proof yet. `pending`: an operator must decide. `approved`: the machine may continue. `denied`:
     the machine is refused with this code. `lifted`, `expired`, `failed`, `lapsed`, `superseded`: ended. `proved`,
@@ -78,7 +78,8 @@ class Activation(msgspec.Struct, frozen=True):
     matched: Matched
     """By what a known machine is recognised: its TPM (`chip`); its earlier key and its fingerprint (`key`); its own report
     alone (`fingerprint`); its earlier key alone, with too little of the enrolled fingerprint (`changed`). A machine that
-    has gained a TPM is recognised by its own report and a code for its node (`fingerprint`)."""
+    has gained a TPM is recognised by its own report and a code for its node (`fingerprint`). `replaced`: by the TPM that a
+    recovery of the node replaced. `claim`: in a recovery, by a statement, an id or a recovery code alone."""
     ek_name: str
     """TPM name of the endorsement key in hex. Empty without a TPM."""
     ek_issuer: str
@@ -103,3 +104,5 @@ class Activation(msgspec.Struct, frozen=True):
     """Reason of the decision."""
     seat_reserved: bool
     """Whether the approval holds a seat of the code until the machine returns."""
+    recovery: str = ""
+    """Recovery case of the activation, from the proof on. `cascade recovery` decides about it. Empty without one."""

@@ -9,9 +9,9 @@ from protocol.ids import NodeId, TenantId
 from protocol.openapi import limits
 
 ClonePolicy = Literal["newest-in-grace", "suspend-both"]
-CloneCause = Literal["renewal-token", "tpm-clock", "chip", "fingerprint"]
+CloneCause = Literal["renewal-token", "tpm-clock", "chip", "fingerprint", "replaced"]
 """Why a clone is suspected: two holders spend one chain of tokens; two TPMs of one state run; one chip was activated in
-two places; two fingerprints take turns on one chip."""
+two places; two fingerprints take turns on one chip; the machine that a recovery replaced asks again."""
 NoCause = Literal[""]
 HolderState = Literal["current", "left", "older", "shut"]
 """`current`: its tokens are accepted. `left`: the current holder took its place, as a restored machine does. `older`: a
@@ -62,7 +62,7 @@ class CloneCase(msgspec.Struct, frozen=True):
     cause: Literal[NoCause, CloneCause]
     """Why a clone is suspected. Empty if none is. `renewal-token`: two holders spent one chain of renewal tokens.
     `tpm-clock`: two TPMs of the same state run. `chip`: the chip was activated in two places. `fingerprint`: two
-    fingerprints take turns on one chip."""
+    fingerprints take turns on one chip. `replaced`: the machine that a recovery replaced asks again."""
     suspected_at: datetime | None
     """Time at which the suspicion arose. Null if there is none."""
     standing: str

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from protocol.ids import NodeId, RecoveryCodeId, RecoveryId, TenantId
+from protocol.ids import NodeId, RecoveryId, TenantId
 from protocol.messages.recovery import CaseState, Needs, Situation
 from protocol.signed.statements import Tier
 
@@ -50,6 +50,8 @@ class RecoveryEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """Address that the proof came from."""
     agent_version: str
     """Version of the machine's agent."""
+    former_chip: bool = False
+    """Whether the TPM was that of the node, and an earlier recovery replaced it."""
 
 
 class RecoveryCase(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +92,7 @@ class RecoveryCase(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the deciding operator, or `system` for a rule. Empty before."""
     reason: str
     """Reason of the decision, or of the present state."""
-    code: RecoveryCodeId | Literal[""]
+    code: str
     """Recovery code that was used. Empty without one."""
     grace: bool
     """Whether the machine got a grace lease."""

@@ -17,7 +17,7 @@ import msgspec
 from cloud.fabric.schemas import TERM_SECONDS_MAX, LeaseIntervals, LeaseTerms
 from protocol.encoding import json_encode, sha256_hex
 from protocol.fingerprint import FingerprintPolicy
-from protocol.ids import NodeId, TenantId
+from protocol.ids import NodeId, RecoveryId, TenantId
 from protocol.limits import CLOCK_SKEW, DEVICE_LIFE_AFTER_TERMINATION, SEQ_JUMP_MAX, SEQ_MAX
 from protocol.signed.lease import name_of
 from protocol.signed.statements import (
@@ -54,7 +54,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     `version` is the version of the lease. The fields after it are facts that version 1 cannot say: `node_key` is the
     SHA-256 of the node key's SubjectPublicKeyInfo, `ek_name` the TPM name of the EK, both in hex, `clone_suspected` the
-    time since which a clone of the node is suspected.
+    time since which a clone of the node is suspected. `recovery` is the case of a grace lease, empty in every other
+    lease; a grace lease ends at `grace_until`, whatever its version.
     """
 
     trust_domain: str
@@ -73,6 +74,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     floor: HardwareFloor | None = None
     intervals: LeaseIntervals | None = None
     clone_suspected: datetime | None = None
+    recovery: RecoveryId = RecoveryId("")
+    grace_until: datetime | None = None
 
 
 class TermsError(ValueError):
@@ -125,7 +128,9 @@ def facts(subject: Subject) -> str:
         subject.intervals,
         subject.clone_suspected,
     )
-    return sha256_hex(json_encode((said, subject.tier, subject.profile, subject.entitlements)))
+    parts = (said, subject.tier, subject.profile, subject.entitlements)
+    # Without a case the hash is that of earlier releases, so an update signs no lease again.
+    return sha256_hex(json_encode((*parts, subject.recovery) if subject.recovery else parts))
 
 
 def grants_of_version_1(entitlements: tuple[Grant, ...]) -> tuple[Grant, ...]:
@@ -166,6 +171,8 @@ def lease(
         notify_at=tuple(expires_at - before for before in NOTIFY_BEFORE if expires_at - before > now),
         renew_device_after=renew_device_after,
     )
+    if subject.grace_until is not None:
+        plain = _ended(plain, subject.grace_until, now)
     if subject.version < 2:
         return plain
     intervals = subject.intervals
@@ -180,6 +187,20 @@ def lease(
         if intervals is not None
         else None,
         clone_suspected=subject.clone_suspected or msgspec.UNSET,
+        recovery=subject.recovery or msgspec.UNSET,
+    )
+
+
+def _ended(lease: Lease, until: datetime, now: datetime) -> Lease:
+    """The lease with one end for all its dates: `until`, but not later than its own end. It has no grace."""
+    ends_at = max(min(until, lease.terminate_at), now)
+    return msgspec.structs.replace(
+        lease,
+        refresh_after=min(lease.refresh_after, ends_at),
+        expires_at=ends_at,
+        grace_until=ends_at,
+        terminate_at=ends_at,
+        notify_at=tuple(date for date in (ends_at - before for before in NOTIFY_BEFORE) if now < date),
     )
 
 

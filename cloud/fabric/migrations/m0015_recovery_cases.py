@@ -29,6 +29,7 @@ STEPS = (
         code=Varchar(length=64),
         grace=Boolean(default=False),
         grace_until=Timestamptz(null=True, default=None),
+        returned_at=Timestamptz(null=True, default=None),
     ),
     add_index("recovery_case", "tenant", "id"),
     add_index("recovery_case", "tenant", "grace", "opened_at"),
@@ -37,4 +38,5 @@ STEPS = (
     add_column("generation", recovery=Varchar(length=64, default="")),
     add_column("generation", grace_until=Timestamptz(null=True, default=None)),
     add_column("node", overlap_until=Timestamptz(null=True, default=None)),
+    add_index("node", "tenant", "overlap_until"),
 )

@@ -15,8 +15,14 @@ from cloud.http.openapi import operation_options
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import Activated, AwaitedApproval, Challenge, ProveActivation, StartActivation
 
-CODE_REFUSALS = (errors.CodeRefused, errors.CodeExpired, errors.CodeRevoked)
-"""Refusals of an activation code."""
+CODE_REFUSALS = (
+    errors.CodeRefused,
+    errors.CodeExpired,
+    errors.CodeRevoked,
+    errors.RecoveryRefused,
+    errors.RecoveryCodeRefused,
+)
+"""Refusals of an activation code, and of a recovery."""
 PROOF_REFUSALS = (
     *CODE_REFUSALS,
     errors.NotFound,
@@ -51,13 +57,14 @@ PROOF_REFUSALS = (
             errors.TooOften,
             errors.EvidenceNotAccepted,
             errors.TierNotAllowed,
+            errors.TpmRequired,
         ),
     ),
 )
 async def start_activation(
     data: JSONBody[StartActivation], request: Request[Any, Any, Any], activations: Wired[Activations]
 ) -> Challenge:
-    """Start an activation.
+    """Start an activation, or a recovery.
 
     Fabric answers with a challenge that only the TPM in the evidence can solve. The node sends the solution to
     `POST /v1/activations/{activation}/proof`.

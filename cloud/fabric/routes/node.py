@@ -87,6 +87,7 @@ async def open_session(data: JSONBody[OpenSession], request: Asked, sessions: Wi
             errors.CodeRefused,
             errors.CodeExpired,
             errors.CodeRevoked,
+            errors.RecoveryRefused,
             errors.TierNotAllowed,
             errors.TpmRequired,
             errors.SessionOutdated,

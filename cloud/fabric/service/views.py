@@ -66,9 +66,9 @@ def page(items: Sequence[R], ids: Sequence[str], limit: int) -> schemas.Page[R]:
     return schemas.Page(tuple(items[:limit]), b64url_encode(ids[limit - 1].encode()) if more else "")
 
 
-def tenant(row: TenantRow) -> schemas.Tenant:
+def tenant(row: TenantRow, overlap_until: datetime | None = None) -> schemas.Tenant:
     """A tenant as operators see it."""
-    return schemas.Tenant(row.id, row.name, row.tiers, row.created_at, row.clone_policy)
+    return schemas.Tenant(row.id, row.name, row.tiers, row.created_at, row.clone_policy, overlap_until)
 
 
 def ek_root(row: EkRootRow) -> schemas.EkRoot:
@@ -163,6 +163,7 @@ def activation(row: ActivationRow) -> schemas.Activation:
         decided_by=row.decided_by,
         reason=row.decision_reason,
         seat_reserved=row.seat_reserved,
+        recovery=row.recovery,
     )
 
 
@@ -195,6 +196,7 @@ def node(row: NodeRow) -> schemas.Node:
         floor_reset_at=row.floor_reset_at,
         notice=_notice(row),
         clone_cause=row.clone_cause,
+        overlap_until=row.overlap_until,
     )
 
 

@@ -42,7 +42,9 @@ _LAPSING = compiled(
 )
 _MADE = compiled(
     Activation.select(Activation.created_at)
-    .where(Activation.code == param("code"), Activation.created_at > param("since"))
+    .where(
+        Activation.code == param("code"), Activation.tenant == param("tenant"), Activation.created_at > param("since")
+    )
     .order_by(Activation.created_at, ascending=False),
     limit=param("limit"),
 )
@@ -72,6 +74,8 @@ _PROVED = compiled(
                 Activation.confirm_by,
                 Activation.fingerprint,
                 Activation.matched,
+                Activation.recovery,
+                Activation.candidate,
             ),
             Activation.seat_reserved: False,
         }
@@ -126,6 +130,7 @@ _ASK = compiled(
                 Activation.fingerprint,
                 Activation.matched,
                 Activation.candidate,
+                Activation.recovery,
                 Activation.asked_at,
                 Activation.approve_by,
             ),
@@ -222,12 +227,14 @@ class ActivationStore:
         row = await self._engine.fetch_one(_BY_PROOF, code=code, ek_hash=ek_hash, proof_hash=proof_hash)
         return _ACTIVATION.read_one(row)
 
-    async def made_after(self, code: CodeId, since: datetime, limit: int) -> list[datetime]:
+    async def made_after(self, code: str, tenant: TenantId, since: datetime, limit: int) -> list[datetime]:
         """Return the times of a code's newest challenges after `since`, the oldest first, at most `limit`.
+
+        Without a code: those of the tenant's recoveries.
 
         Challenges that failed or expired count too. Otherwise a caller could free a place by answering wrongly.
         """
-        rows = await self._engine.fetch(_MADE, code=code, since=since, limit=limit)
+        rows = await self._engine.fetch(_MADE, code=code, tenant=tenant, since=since, limit=limit)
         return [row["created_at"] for row in reversed(rows)]
 
     async def count_live(self, node: NodeId) -> int:

@@ -5,13 +5,14 @@ be held by many transactions at a time, and covers reads only.
 
 | Key | Covers |
 |---|---|
-| `node:ID` | the node's row, its generations, renewals, exchanges without a network, and activations from their proof on |
-| `chip:HASH` | whether a node with this chip exists; without a TPM, with this first node key |
+| `node:ID` | the node's row, its generations, renewals, recovery cases and exchanges without a network; proved activations |
+| `chip:HASH` | whether a node with this chip (without a TPM: this first key) exists; whether a recovery replaced it |
 | `machines:TENANT` | the enrolled components of a tenant's software nodes: whether a machine is known |
 | `code:ID` | the code's row, its denied machines, and activations with it until their proof, also while they wait |
 | `recovery-code:ID` | the row of a recovery code. The key of its node (or of its tenant) covers which codes there are |
 | `tenant:ID` | the tenant's row, and the hardware that it trusts |
 | `request:ID` | whether a request of a node without a network, with this id, was answered |
+| `recovery:TENANT` | recoveries until their proof, also while they wait, and the number of grace leases |
 | `token:ID` | the token's row |
 | `trust` | the files of the TUF repository |
 | `order` | the renewal order |
@@ -23,13 +24,16 @@ be held by many transactions at a time, and covers reads only.
 
 | Use case | Keys | Shared keys |
 |---|---|---|
-| start an activation | code | |
-| answer a challenge wrongly | code | |
+| start an activation | code; recovery for a recovery | |
+| answer a challenge wrongly | code; recovery for a recovery | |
 | prove an activation (takes the seat, or waits) | code, chip, node; machines without a TPM | tenant |
+| prove a recovery (opens or continues a case) | recovery, chip, node; machines without a TPM | tenant, code of the node |
+| decide about a recovery case, end an overdue case | recovery, node | tenant; token of the operator |
+| note the return of a replaced machine | node | tenant |
 | decide about a waiting activation, lift a denial | code | tenant, node that it may be; token of the operator |
 | end a waiting activation, delete an old denial | code | |
 | store an activation's certificate | node | code, tenant |
-| confirm | node; machines if a person approved a changed fingerprint; chip if a software node gets one | code, tenant |
+| confirm | node; machines if a person approved a changed fingerprint; chip if a node gets another one | code, tenant |
 | lapse, end of a lapse, seat of a revoked node | node; machines at the end of a lapse without a TPM | |
 | renewal: start, wrong answer, proof, certificate, old keys revoked | node | |
 | sign a due statement, first delivery of a revocation, closed at the issuer | node | |
@@ -103,6 +107,16 @@ def code_key(code: str) -> str:
 def recovery_code_key(code: str) -> str:
     """The key of a recovery code's row."""
     return f"recovery-code:{code}"
+
+
+def recovery_key(tenant: str) -> str:
+    """The key of a tenant's recoveries before their proof, and of the number of its grace leases."""
+    return f"recovery:{tenant}"
+
+
+def entry_key(code: str, tenant: str) -> str:
+    """The key of an activation until its proof: that of its code, or that of the tenant's recoveries without a code."""
+    return code_key(code) if code else recovery_key(tenant)
 
 
 def tenant_key(tenant: str) -> str:

@@ -36,10 +36,28 @@ _REPLACED = compiled(
     .where(
         RecoveryCase.old_ek_hash == param("ek_hash"),
         RecoveryCase.situation == "hardware-replaced",
+        RecoveryCase.state != "refused",
         RecoveryCase.generation > 0,
     )
     .order_by(RecoveryCase.id, ascending=False)
     .limit(1)
+)
+_REPLACING = compiled(
+    _CASE.select()
+    .where(
+        RecoveryCase.node == param("node"),
+        RecoveryCase.situation == "hardware-replaced",
+        RecoveryCase.state != "refused",
+        RecoveryCase.old_generation >= param("number"),
+        RecoveryCase.generation > 0,
+    )
+    .order_by(RecoveryCase.id)
+    .limit(1)
+)
+_RETURNED = compiled(
+    RecoveryCase.update(params(RecoveryCase.returned_at))
+    .where(RecoveryCase.id == param("id"), RecoveryCase.returned_at.is_null())
+    .returning(RecoveryCase.id)
 )
 _PAGE = compiled(
     _CASE.select()
@@ -111,8 +129,16 @@ class RecoveryCaseStore:
         return [(row["opened_at"], NodeId(row["node"])) for row in rows]
 
     async def replaced(self, ek_hash: str) -> RecoveryCaseRow | None:
-        """The newest recovery that replaced the machine with the chip `ek_hash` by another machine."""
+        """The newest recovery that replaced the machine with the chip `ek_hash` by another one, and was not refused."""
         return _CASE.read_one(await self._engine.fetch_one(_REPLACED, ek_hash=ek_hash))
+
+    async def replacing(self, node: NodeId, number: int) -> RecoveryCaseRow | None:
+        """The first recovery that replaced the machine of the generation `number` by another one, and was not refused."""
+        return _CASE.read_one(await self._engine.fetch_one(_REPLACING, node=node, number=number))
+
+    async def set_returned(self, case: RecoveryId, at: datetime) -> bool:
+        """Store when the replaced machine first asked again. False if a time is stored already."""
+        return bool(await self._engine.fetch(_RETURNED, id=case, returned_at=at))
 
     async def page(self, tenant: str, node: str, state: str, after: str, limit: int) -> list[RecoveryCaseRow]:
         """Cases after the id `after`, in order of id. An empty filter matches every case."""

@@ -290,7 +290,7 @@ class RecoveryCaseRow(msgspec.Struct, frozen=True, kw_only=True):
     `activation` is the last activation of the machine. `ek_hash` identifies the machine that asks, `old_ek_hash` the
     machine of `old_generation`. `generation` is 0 before the recovery has made one. `overlap_until` is the `terminate_at`
     of the old generation. With `grace` the machine got, or gets at its confirm, a grace lease; `grace_until` is the end
-    of the lease that was signed.
+    of the lease that was signed. `returned_at` is the time at which the replaced machine first asked again.
     """
 
     id: RecoveryId
@@ -315,6 +315,7 @@ class RecoveryCaseRow(msgspec.Struct, frozen=True, kw_only=True):
     code: RecoveryCodeId = RecoveryCodeId("")
     grace: bool = False
     grace_until: datetime | None = None
+    returned_at: datetime | None = None
 
 
 class RenewalRow(msgspec.Struct, frozen=True):
@@ -393,10 +394,12 @@ def generation_id(node: NodeId, number: int) -> str:
 def without_tpm(node: NodeRow, generation: GenerationRow) -> bool:
     """Whether sessions of this generation come from a machine without a TPM.
 
-    The tier of a node is that of its generation in force. A machine that has gained a TPM has an offered generation with
-    an EK, until its confirm.
+    The tier of a node is that of its generation in force. A machine that has gained or lost a TPM has an offered
+    generation of the other kind, until its confirm. Without a TPM the node key itself answered the challenge.
     """
-    return node.tier == "software" and not (generation.state == "offered" and generation.ek_name)
+    if generation.state == "offered":
+        return generation.ak_public == generation.node_public_key
+    return node.tier == "software"
 
 
 def enrolled_of(node: NodeRow, generation: GenerationRow) -> dict[str, str]:

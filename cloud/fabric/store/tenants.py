@@ -1,12 +1,14 @@
 """Store: tenants and the hardware they trust."""
 
+from datetime import datetime
+
 from piccolo.query.functions import Count
 
 from cloud.fabric.bodies.clones import ClonePolicy
 from cloud.fabric.bodies.recovery import RecoveryPolicy
 from cloud.fabric.schemas import LeaseTerms, PcrPolicy
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
-from cloud.fabric.tables import EkAllowed, EkRoot, Tenant
+from cloud.fabric.tables import EkAllowed, EkRoot, Node, Tenant
 from cloud.storage import Mapper, ServiceEngine, compiled, json_text, param, params
 from protocol.encoding import sha256_hex
 from protocol.ids import TenantId
@@ -32,6 +34,12 @@ _SET_APPROVAL_TIERS = compiled(Tenant.update(params(Tenant.approval_tiers)).wher
 _SET_LEASE_TERMS = compiled(Tenant.update(params(Tenant.lease_terms)).where(Tenant.id == param("id")))
 _SET_CLONE_POLICY = compiled(Tenant.update(params(Tenant.clone_policy)).where(Tenant.id == param("id")))
 _SET_RECOVERY = compiled(Tenant.update(params(Tenant.recovery)).where(Tenant.id == param("id")))
+_OVERLAP = compiled(
+    Node.select(Node.overlap_until)
+    .where(Node.tenant == param("tenant"), Node.overlap_until.is_not_null())
+    .order_by(Node.overlap_until, ascending=False)
+    .limit(1)
+)
 _ADD_ROOT = _ROOT.insert_new
 _ROOTS = compiled(
     _ROOT.select().where(EkRoot.tenant == param("tenant")).order_by(EkRoot.added_at, EkRoot.id).limit(EK_ROOTS_MAX)
@@ -94,6 +102,11 @@ class TenantStore:
 
     async def set_recovery(self, tenant: TenantId, policy: RecoveryPolicy) -> None:
         await self._engine.fetch(_SET_RECOVERY, id=tenant, recovery=json_text(policy))
+
+    async def overlap_until(self, tenant: TenantId) -> datetime | None:
+        """The latest time until which a closed generation of the tenant's nodes may run offline; None without one."""
+        row = await self._engine.fetch_one(_OVERLAP, tenant=tenant)
+        return None if row is None else row["overlap_until"]
 
     async def roots(self, tenant: TenantId) -> list[EkRootRow]:
         return [_ROOT.read(row) for row in await self._engine.fetch(_ROOTS, tenant=tenant)]

@@ -37,7 +37,6 @@ from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing.signing import Signer, read_signer
 from cloud.fabric.licensing.standing import Change
-from cloud.fabric.node_parts import Ports
 from cloud.fabric.parts import Parts, make_background, make_parts
 from cloud.fabric.secrets import read_secrets
 from cloud.fabric.service.nodes.sessions import PATH_SESSIONS
@@ -48,6 +47,7 @@ from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow, Token
 from cloud.fabric.tuf.bootstrap import read_online_signers
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.wake import WakeRoom
+from cloud.fabric.wiring.part_groups import Ports
 from cloud.http.guard import Operator
 from cloud.mtls.identity import make_csr
 from cloud.mtls.peer import NodePeer, PeerTrust, read_peer

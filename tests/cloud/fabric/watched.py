@@ -19,9 +19,11 @@ from cloud.fabric.store.keys import (
     TRUST,
     chip_key,
     code_key,
+    entry_key,
     machines_key,
     node_key,
     recovery_code_key,
+    recovery_key,
     request_key,
     sessions_key,
     tenant_key,
@@ -45,10 +47,10 @@ _HOLDERS_SET = re.compile(
 )
 _ONE_MORE_WAKE = re.compile(r'UPDATE "?node"? SET "wake_cursor" = [^,]*\+[^,]* WHERE')
 _OWNER = {
-    "activation": Statement("SELECT code, node FROM activation WHERE id = {id}"),
-    "renewal": Statement("SELECT '' AS code, node FROM renewal WHERE id = {id}"),
-    "recovery_case": Statement("SELECT '' AS code, node FROM recovery_case WHERE id = {id}"),
-    "airgap_exchange": Statement("SELECT '' AS code, node FROM airgap_exchange WHERE id = {id}"),
+    "activation": Statement("SELECT code, tenant, node FROM activation WHERE id = {id}"),
+    "renewal": Statement("SELECT '' AS code, '' AS tenant, node FROM renewal WHERE id = {id}"),
+    "recovery_case": Statement("SELECT '' AS code, '' AS tenant, node FROM recovery_case WHERE id = {id}"),
+    "airgap_exchange": Statement("SELECT '' AS code, '' AS tenant, node FROM airgap_exchange WHERE id = {id}"),
 }
 
 
@@ -104,7 +106,7 @@ class Watched:
         if table in _OWNER and "id" in values and "secret_hash" not in values:
             for row in await self._fetch(_OWNER[table], id=values["id"]):
                 yield node_key(row["node"])
-                yield code_key(row["code"])
+                yield entry_key(row["code"], row["tenant"])
         for key in _named(table, sql, values):
             yield key
 
@@ -113,7 +115,7 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
     """The keys that a statement's values name."""
     match table:
         case "activation":
-            yield from (code_key(values["code"]),) if "code" in values else ()
+            yield from (entry_key(values["code"], values.get("tenant", "")),) if "code" in values else ()
             yield from (node_key(values["node"]),) if "node" in values else ()
         case "renewal" | "airgap_exchange":
             yield from (node_key(values["node"]),) if "node" in values else ()
@@ -144,8 +146,15 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_recovery(table: str, values: dict[str, Any]) -> Iterator[str]:
-    """The keys of a recovery code, or of the codes or cases of a node. Codes of any node of a tenant are the tenant's."""
-    if table == "recovery_code" and "id" in values:
+    """The keys of a recovery code, or of the codes or cases of a node. Codes of any node of a tenant are the tenant's.
+
+    The number of grace leases has a key of its tenant, and the machine that was replaced has that of its chip.
+    """
+    if table == "recovery_case" and "ek_hash" in values and "node" not in values:
+        yield chip_key(values["ek_hash"])
+    elif table == "recovery_case" and "since" in values:
+        yield recovery_key(values["tenant"])
+    elif table == "recovery_code" and "id" in values:
         yield recovery_code_key(values["id"])
     elif "node" in values:
         yield node_key(values["node"]) if values["node"] else tenant_key(values["tenant"])

@@ -23,7 +23,7 @@ from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.denied import DeniedStore
-from cloud.fabric.store.keys import code_key
+from cloud.fabric.store.keys import entry_key
 from cloud.fabric.store.rows import ActivationRow, CodeRow, NodeRow
 from protocol.faults import fault_point
 from protocol.fingerprint import judge, policy_of
@@ -160,7 +160,7 @@ class Approvals:
 
     async def _expire(self, row: ActivationRow, now: datetime) -> None:
         with fault_point("fabric.approval.expire"):
-            async with self.transaction(code_key(row.code)):
+            async with self.transaction(entry_key(row.code, row.tenant)):
                 fresh = await self.activations.find(row.id)
                 if fresh is None or fresh.approve_by is None or fresh.approve_by > now:
                     return

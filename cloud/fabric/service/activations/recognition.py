@@ -6,6 +6,8 @@ tenant are found, so a report reaches no node with a TPM.
 
 A machine that gains a TPM is recognised by a code that an operator made for its node, if the enrolled fingerprint is
 there as well. From the confirm on, the chip identifies the node.
+
+In a recovery the claim names the node, and here is judged what else ties the machine to the node.
 """
 
 from dataclasses import dataclass
@@ -14,11 +16,12 @@ from cryptography.hazmat.primitives import serialization
 
 from cloud.fabric.attestation.software_evidence import check_held
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
-from cloud.fabric.errors import EvidenceNotAccepted, evidence_error
-from cloud.fabric.service.activations.admission import Recognised
+from cloud.fabric.errors import EvidenceNotAccepted, RecoveryRefused, evidence_error
+from cloud.fabric.service.activations.proved import Recognised
 from cloud.fabric.store.enrolled import NODES_MAX, EnrolledStore
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import ActivationRow, CodeRow, NodeRow
+from cloud.fabric.store.recovery_cases import RecoveryCaseStore
+from cloud.fabric.store.rows import ActivationRow, CodeRow, NodeRow, enrolled_of
 from protocol.fingerprint import judge, policy_of
 from protocol.ids import NodeId
 from protocol.messages.software import SoftwareProofClaims
@@ -30,6 +33,7 @@ class Recognition:
 
     nodes: NodeStore
     enrolled: EnrolledStore
+    cases: RecoveryCaseStore
 
     async def by_key(self, row: ActivationRow, claims: SoftwareProofClaims, held_proof: str) -> Recognised | None:
         """The node whose key in force signed the claims; None without such a node. `changed`: another fingerprint.
@@ -77,6 +81,53 @@ class Recognition:
                     matches.append((-judged.matched_weight, node.id, node))
         best = min(matches, default=None, key=lambda each: each[:2])
         return Recognised(best[2], "fingerprint") if best is not None else Recognised(None, "")
+
+    async def by_chip(self, row: ActivationRow, code: CodeRow | None, fingerprint: dict[str, str]) -> Recognised:
+        """The node of a machine with a TPM: that of its chip; else as `by_code`.
+
+        The chip of a machine that a recovery replaced is known too. It may be a stranger's by now, so a person decides.
+        """
+        node = await self.nodes.find_by_ek(row.ek_hash)
+        if node is not None and node.tier != "software":
+            return Recognised(node, "chip")
+        case = await self.cases.replaced(row.ek_hash)
+        replaced = await self.nodes.find(case.node) if case is not None else None
+        if replaced is not None and replaced.tenant == row.tenant:
+            return Recognised(replaced, "replaced")
+        if node is not None:
+            return Recognised(node, "chip")
+        return await self.by_code(row, code, fingerprint) if code is not None else Recognised(None, "")
+
+    async def by_claim(
+        self,
+        row: ActivationRow,
+        node: NodeRow | None,
+        fingerprint: dict[str, str],
+        unreadable: tuple[str, ...] = (),
+        by_key: Recognised | None = None,
+    ) -> Recognised:
+        """By what a machine that asks for `node` in a recovery is recognised.
+
+        `by_key` is the result of `by_key` for a machine without a TPM. Raises RecoveryRefused if the machine's TPM is that
+        of another node.
+        """
+        if node is None:
+            return Recognised(None, "")
+        if by_key is not None and by_key.node is not None and by_key.node.id == node.id:
+            return by_key
+        if row.tier != "software":
+            owner = await self.nodes.find_by_ek(row.ek_hash)
+            if owner is not None and owner.id != node.id:
+                raise RecoveryRefused(f"the TPM of this machine is that of the node {owner.id}")
+            if owner is not None and node.tier != "software":
+                return Recognised(node, "chip")
+            case = await self.cases.replaced(row.ek_hash)
+            if case is not None and case.node == node.id:
+                return Recognised(node, "replaced")
+        generation = await self.nodes.find_generation(node.id, node.current_generation)
+        enrolled = enrolled_of(node, generation) if generation is not None else node.enrolled
+        matches = judge(policy_of(enrolled), fingerprint, unreadable).result == "match"
+        return Recognised(node, "fingerprint" if matches else "claim")
 
     async def by_code(self, row: ActivationRow, code: CodeRow, fingerprint: dict[str, str]) -> Recognised:
         """The software node that the code was made for, if `fingerprint` matches the enrolled one; else no node."""

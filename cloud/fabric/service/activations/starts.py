@@ -9,20 +9,23 @@ from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import ActivationClosed, CodeRefused
 from cloud.fabric.service.audit_log import ANONYMOUS, AuditLog
 from cloud.fabric.service.nodes.chip_challenge import is_right_answer, tries_left, wrong_answer
-from cloud.fabric.service.nodes.code_checks import Admitted, CodeChecks
-from cloud.fabric.service.nodes.limits import STORED_PERIOD, ActivationLimits
+from cloud.fabric.service.nodes.limits import STORED_PERIOD, ActivationLimits, RecoveryLimits
 from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.service.recovery.claims import RecoveryClaims
+from cloud.fabric.service.rights.admitted import Rights, by_code
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.denied import DeniedStore
-from cloud.fabric.store.keys import code_key
-from cloud.fabric.store.rows import ActivationRow
+from cloud.fabric.store.keys import entry_key
+from cloud.fabric.store.rows import ActivationRow, CodeRow, NodeRow, RecoveryClaimed, TenantRow
 from cloud.fabric.store.tenants import TenantStore
 from cloud.tasks.source import source_of
 from protocol.codes import SecretFormatError, parse_secret, secret_hash
+from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
-from protocol.ids import ActivationId, NodeId
+from protocol.ids import ActivationId, CodeId, NodeId
 from protocol.limits import CHALLENGE_LIFE
+from protocol.messages.recovery import RecoveryClaim
 from protocol.signed.statements import Tier
 
 FORGET_CHALLENGES_AFTER = timedelta(days=1)
@@ -53,6 +56,23 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     ek_issuer: str = ""
 
 
+class Right(msgspec.Struct, frozen=True, kw_only=True):
+    """The right of a start. `code` is the activation code; None in a recovery, which has `claimed`.
+
+    `node` is the node that a recovery names; None if only the chip can name it.
+    """
+
+    tenant: TenantRow
+    code: CodeRow | None
+    node: NodeRow | None = None
+    claimed: RecoveryClaimed | None = None
+
+    @property
+    def code_id(self) -> CodeId:
+        """The id of the activation code; empty in a recovery."""
+        return self.code.id if self.code is not None else CodeId("")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ActivationStarts:
     """Starts activations, and checks answers to challenges."""
@@ -65,20 +85,40 @@ class ActivationStarts:
     codes: CodeStore
     denied: DeniedStore
     tenants: TenantStore
-    code_checks: CodeChecks
+    rights: Rights
+    claims: RecoveryClaims
     limits: ActivationLimits
+    recovery_limits: RecoveryLimits
 
-    async def open_code(self, text: str) -> Admitted:
+    async def right(self, code: str, claim: RecoveryClaim | msgspec.UnsetType, host: str, public_key: bytes) -> Right:
+        """The right of a start: that of an activation code, or with a claim that of the node that it names.
+
+        `code` is the text of an activation code; with a claim that of a recovery code, or empty. `host` is the caller's
+        address, `public_key` the machine's public EK or node key. Raises CodeRefused, CodeExpired, CodeRevoked, Invalid,
+        RecoveryRefused, RecoveryCodeRefused, TooOften.
+        """
+        if claim is msgspec.UNSET:
+            return await self._by_code(code)
+        self.recovery_limits.count(source_of(host), self.now())
+        named = await self.claims.read(claim, code, source=source_of(host), chip=sha256_hex(public_key))
+        return Right(tenant=named.tenant, code=None, node=named.node, claimed=named.claimed)
+
+    async def _by_code(self, text: str) -> Right:
         """The code with this text, if it may be used, with its tenant. Unknown and malformed codes get the same answer.
 
         The checksum in the text is checked first, so a mistyped code costs no query.
         Raises CodeRefused, CodeExpired, CodeRevoked.
         """
-        admitted = await self.known_code(text)
-        self.code_checks.check_usable(admitted.code)
-        return admitted
+        right = await self.known_code(text)
+        self.check_usable(right)
+        return right
 
-    async def known_code(self, text: str) -> Admitted:
+    def check_usable(self, right: Right) -> None:
+        """Check that the activation code may be used now. Raises CodeRevoked, CodeExpired."""
+        if right.code is not None:
+            self.rights.check_usable(right.code)
+
+    async def known_code(self, text: str) -> Right:
         """The code with this text, whether or not it may be used, with its tenant. Raises CodeRefused."""
         try:
             secret = parse_secret("cac", text)
@@ -90,20 +130,25 @@ class ActivationStarts:
         tenant = await self.tenants.find(code.tenant)
         if tenant is None:
             raise CodeRefused
-        return Admitted(code, tenant)
+        return Right(tenant=tenant, code=code)
 
-    async def begin(self, admitted: Admitted, claim: Claim, agent_version: str, host: str) -> ActivationRow:
-        """Count the challenge and store it. `host` is the caller's address. Raises TooOften, TierNotAllowed, TpmRequired."""
-        code, tenant, now = admitted.code, admitted.tenant, self.now()
-        self.code_checks.check_tier(claim.tier, code, tenant)
-        if self.limits.wants_stored(code.id, now):
-            stored = await self.activations.made_after(code.id, now - STORED_PERIOD, self.limits.stored_max)
-            self.limits.count_stored(code.id, stored, now)
-        self.limits.count(code.id, source_of(host), claim.ek_hash, now)
+    async def begin(self, right: Right, claim: Claim, agent_version: str, host: str) -> ActivationRow:
+        """Count the challenge and store it. `host` is the caller's address. Raises TooOften, TierNotAllowed, TpmRequired.
+
+        The challenges of recoveries are counted by their tenant, as those of a code by the code.
+        """
+        tenant, now = right.tenant, self.now()
+        code = right.code_id
+        await self._check_tier(claim.tier, right)
+        subject = code or tenant.id
+        if self.limits.wants_stored(subject, now):
+            stored = await self.activations.made_after(code, tenant.id, now - STORED_PERIOD, self.limits.stored_max)
+            self.limits.count_stored(subject, stored, now)
+        self.limits.count(subject, source_of(host), claim.ek_hash, now)
         row = ActivationRow(
             id=ActivationId(new_id("act", now, self.entropy)),
             tenant=tenant.id,
-            code=code.id,
+            code=code,
             state="challenged",
             tries=0,
             secret_hash=claim.secret_hash,
@@ -123,15 +168,33 @@ class ActivationStarts:
             ek_name=claim.ek_name,
             ek_issuer=claim.ek_issuer,
             address=host[:ADDRESS_CHARS_MAX],
+            claim=right.claimed,
         )
         with fault_point("fabric.activation.challenge"):
-            async with self.transaction(code_key(code.id)):
-                self.code_checks.check_usable(await self.codes.find(code.id) or code)
+            async with self.transaction(entry_key(code, tenant.id)):
+                if right.code is not None:
+                    self.rights.check_usable(await self.codes.find(code) or right.code)
                 await self.activations.insert(row)
                 await self.audit.write(
-                    ANONYMOUS, "activation.challenged", row.id, tenant.id, code=code.id, tier=claim.tier
+                    ANONYMOUS,
+                    "activation.challenged",
+                    row.id,
+                    tenant.id,
+                    code=code,
+                    tier=claim.tier,
+                    recovers=right.claimed.node if right.claimed is not None else "",
                 )
         return row
+
+    async def _check_tier(self, tier: Tier, right: Right) -> None:
+        """Check that right and tenant admit the tier. A recovery without a named node is checked after the proof.
+
+        Raises TierNotAllowed, TpmRequired.
+        """
+        if right.code is not None:
+            self.rights.check_tier(tier, by_code(right.code, right.tenant))
+        elif right.node is not None:
+            self.rights.check_tier(tier, await self.rights.terms_of_node(right.node, tier, right.tenant))
 
     async def check_answer(self, row: ActivationRow, secret: bytes) -> None:
         """Check the expiry of a challenge and the secret in its answer. Counts a wrong secret; the last allowed one ends
@@ -140,7 +203,7 @@ class ActivationStarts:
         if is_right_answer(row, secret, self.now()):
             return
         with fault_point("fabric.activation.answer"):
-            async with self.transaction(code_key(row.code)):
+            async with self.transaction(entry_key(row.code, row.tenant)):
                 tries = await self.activations.count_wrong_answer(row.id)
                 if tries is None:
                     raise ActivationClosed("this activation has ended")

@@ -13,18 +13,19 @@ import msgspec
 from cloud.fabric.attestation.pcr_quotes import PcrReport
 from cloud.fabric.attestation.placeholders import without_placeholders
 from cloud.fabric.errors import NotFound
-from cloud.fabric.service.activations.admission import Admissions, Proved, Recognised
+from cloud.fabric.service.activations.admission import Admissions
+from cloud.fabric.service.activations.proved import Proved, Recognised
 from cloud.fabric.service.activations.recognition import Recognition
 from cloud.fabric.service.activations.starts import ActivationStarts, Claim
 from cloud.fabric.service.input_checks import check_fingerprint, check_held_generation, check_text
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges, is_proved_by
-from cloud.fabric.service.nodes.code_checks import Admitted
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
 from cloud.fabric.service.ports import Now
+from cloud.fabric.service.rights.admitted import Admitted
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.keys import chip_key
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import ActivationRow
+from cloud.fabric.store.rows import ActivationRow, CodeRow
 from protocol.ids import ActivationId
 from protocol.limits import CHALLENGE_TRIES_MAX
 from protocol.messages.activation import Activated, AwaitedApproval, Challenge, ProveActivation, StartActivation
@@ -58,13 +59,15 @@ class Activations:
     admissions: Admissions
 
     async def start(self, body: StartActivation, host: str = "") -> Challenge:
-        """Check the code and the evidence, and make a challenge to the chip. `host` is the caller's address.
+        """Check the code or the claim, and the evidence, and make a challenge to the chip. `host` is the caller's address.
 
-        Raises Invalid, CodeRefused, CodeExpired, CodeRevoked, TooOften, EvidenceNotAccepted, TierNotAllowed.
+        Raises Invalid, CodeRefused, CodeExpired, CodeRevoked, RecoveryRefused, RecoveryCodeRefused, TooOften,
+        EvidenceNotAccepted, TierNotAllowed.
         """
         check_text("agent_version", body.agent_version)
-        admitted = await self.starts.open_code(body.code)
-        challenge = await self.chip_challenges.make(admitted.tenant, body.evidence, self.now())
+        right = await self.starts.right(body.code, body.recovery, host, body.evidence.ek_public)
+        known = right.node.ek_hash if right.node is not None else ""
+        challenge = await self.chip_challenges.make(right.tenant, body.evidence, self.now(), known)
         claim = Claim(
             tier=challenge.tier,
             ek_hash=challenge.ek_hash,
@@ -73,12 +76,12 @@ class Activations:
             ek_name=challenge.ek_name.hex(),
             ek_issuer=challenge.ek_issuer,
         )
-        row = await self.starts.begin(admitted, claim, body.agent_version, host)
+        row = await self.starts.begin(right, claim, body.agent_version, host)
         return Challenge(
             row.id,
             challenge.credential_blob,
             challenge.encrypted_secret,
-            admitted.tenant.fingerprint_salt,
+            right.tenant.fingerprint_salt,
             row.expires_at,
             CHALLENGE_TRIES_MAX,
             challenge.ek_name,
@@ -108,10 +111,10 @@ class Activations:
     async def _proved(self, row: ActivationRow, body: ProveActivation, body_sha256: str) -> Proved:
         """Check the key evidence, the CSR and the PCR quote.
 
-        Raises EvidenceNotAccepted, CsrRefused, QuoteRefused, and as `CodeChecks.admitted`.
+        Raises EvidenceNotAccepted, CsrRefused, QuoteRefused, and as `Rights.admitted`.
         """
         key = self.chip_challenges.verified_key(row, row.ak_public, body.secret, body.key, body.csr)
-        admitted = await self.admissions.code_checks.admitted(row)
+        admitted = await self.admissions.rights.admitted(row)
         proof = ChipProof(
             spki=key.spki,
             csr=body.csr,
@@ -126,18 +129,17 @@ class Activations:
         """What `Admissions` needs of a checked proof. The chip recognises the machine, or else the code does."""
         fingerprint = without_placeholders(proof.fingerprint, admitted.tenant.fingerprint_salt)
 
+        async def recognised(code: CodeRow | None) -> Recognised:
+            if row.claim is not None:
+                return await self.recognition.by_claim(row, await self.admissions.rights.node_of(row), fingerprint)
+            return await self.recognition.by_chip(row, code, fingerprint)
+
         async def recognise() -> Recognised:
-            node = await self.nodes.find_by_ek(row.ek_hash)
-            if node is None:
-                return await self.recognition.by_code(row, admitted.code, fingerprint)
-            return Recognised(node, "chip")
+            return await recognised(admitted.code)
 
         async def again(before: Recognised) -> Recognised | None:
-            node = await self.nodes.find_by_ek(row.ek_hash)
-            if before.node is not None and before.matched != "chip" and node is None:
-                found = await self.recognition.by_code(row, admitted.code, fingerprint)
-            else:
-                found = Recognised(node, "chip" if node is not None else "")
+            # The transaction holds the key of the node that the code has named, if it named one.
+            found = await recognised(None if before.node is None else admitted.code)
             same = (found.node and found.node.id) == (before.node and before.node.id)
             return found if same else None
 

@@ -14,7 +14,8 @@ from cloud.fabric.attestation.software_evidence import anchor_values, check_clai
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import ActivationClosed, CodeRefused, Invalid, NotFound, evidence_error
-from cloud.fabric.service.activations.admission import Admissions, Proved, Recognised
+from cloud.fabric.service.activations.admission import Admissions
+from cloud.fabric.service.activations.proved import Proved, Recognised
 from cloud.fabric.service.activations.recognition import Recognition
 from cloud.fabric.service.activations.starts import ActivationStarts, Claim
 from cloud.fabric.service.input_checks import check_fingerprint, check_held_generation, check_text
@@ -53,26 +54,26 @@ class SoftwareActivations:
     admissions: Admissions
 
     async def start(self, body: StartSoftwareActivation, host: str = "") -> SoftwareChallenge:
-        """Check the code and the key, and make a nonce. `host` is the caller's address.
+        """Check the code or the claim, and the key, and make a nonce. `host` is the caller's address.
 
-        Raises Invalid, CodeRefused, CodeExpired, CodeRevoked, TooOften, EvidenceNotAccepted, TierNotAllowed,
-        TpmRequired.
+        Raises Invalid, CodeRefused, CodeExpired, CodeRevoked, RecoveryRefused, RecoveryCodeRefused, TooOften,
+        EvidenceNotAccepted, TierNotAllowed, TpmRequired.
         """
         check_text("agent_version", body.agent_version)
-        admitted = await self.starts.open_code(body.code)
+        right = await self.starts.right(body.code, body.recovery, host, body.public_key)
         try:
             _, spki = read_node_key(body.public_key)
         except EvidenceRefused as error:
             raise evidence_error(error) from error
         nonce = b64url_encode(self.entropy(NONCE_BYTES))
-        tenant = admitted.tenant
+        tenant = right.tenant
         claim = Claim(
             tier="software",
             ek_hash=self.chip_challenges.ek_hash(tenant.id, b"software\n" + hashlib.sha256(spki).digest()),
             ak_public=spki,
             secret_hash=sha256_hex(nonce.encode()),
         )
-        row = await self.starts.begin(admitted, claim, body.agent_version, host)
+        row = await self.starts.begin(right, claim, body.agent_version, host)
         return SoftwareChallenge(row.id, nonce, tenant.fingerprint_salt, row.expires_at, CHALLENGE_TRIES_MAX)
 
     async def prove(
@@ -113,6 +114,10 @@ class SoftwareActivations:
         found_before: list[frozenset[NodeId]] = []
 
         async def recognise() -> Recognised:
+            if row.claim is not None:
+                known = await self.recognition.by_key(row, claims, body.held_proof)
+                node = await self.admissions.rights.node_of(row)
+                return await self.recognition.by_claim(row, node, claims.fingerprint, claims.unreadable, known)
             found_before[:] = [await self.recognition.found_by(row, values)]
             if row.state == "approved":  # a person has decided which node the machine is
                 return Recognised(await self.nodes.find(NodeId(row.candidate)), row.matched)
@@ -120,7 +125,7 @@ class SoftwareActivations:
             return known or await self.recognition.by_fingerprint(row, claims, found_before[0])
 
         async def again(before: Recognised) -> Recognised | None:
-            searched = row.state != "approved" and before.matched not in ("key", "changed")
+            searched = row.claim is None and row.state != "approved" and before.matched not in ("key", "changed")
             if searched and await self.recognition.found_by(row, values) != found_before[0]:
                 return None
             if before.node is None:
@@ -140,6 +145,7 @@ class SoftwareActivations:
             recognise=recognise,
             again=again,
             enrolled=values,
+            unreadable=claims.unreadable,
         )
 
 

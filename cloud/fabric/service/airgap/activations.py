@@ -17,14 +17,13 @@ import msgspec
 from cloud.fabric.attestation.evidence import NodeKey
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import AirgapInvalid, AirgapOutdated
-from cloud.fabric.service.activations.starts import ActivationStarts, Claim
+from cloud.fabric.service.activations.starts import ActivationStarts, Claim, Right
 from cloud.fabric.service.activations.with_tpm import Activations, ChipProof
 from cloud.fabric.service.airgap.contacts import Contacts
 from cloud.fabric.service.airgap.exchanges import Content, Exchanges, Seal
 from cloud.fabric.service.airgap.requests import as_claims
 from cloud.fabric.service.audit_log import operator_actor
 from cloud.fabric.service.nodes.chip_challenge import CheckedChip, ChipChallenges
-from cloud.fabric.service.nodes.code_checks import Admitted
 from cloud.fabric.service.nodes.confirm import Confirmations, Confirming
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.statement import Statements
@@ -72,9 +71,9 @@ class FileActivations:
         Raises CodeRefused, CodeExpired, CodeRevoked, EvidenceNotAccepted, TierNotAllowed, CsrRefused, AirgapInvalid,
         AirgapOutdated, and as `Admissions.admit` and `Confirmations.commit`.
         """
-        admitted = await self.starts.known_code(opened.request.code)
+        right = await self.starts.known_code(opened.request.code)
         evidence, key = _evidence(opened)
-        chip = await self.chip_challenges.checked(admitted.tenant, evidence, self.now())
+        chip = await self.chip_challenges.checked(right.tenant, evidence, self.now())
         csr = opened.request.csr
         node_key = self.chip_challenges.verified_key_in_request(evidence.ak_public, opened.certified, key, csr)
         if node_key.spki != opened.request.public_key:
@@ -82,7 +81,7 @@ class FileActivations:
         known = await self.nodes.find_by_ek(chip.ek_hash)
         if known is not None:
             await self.exchanges.check_latest(opened, known.id)
-        row = await self._activation(opened, admitted, chip, evidence.ak_public)
+        row = await self._activation(opened, right, chip, evidence.ak_public)
         answer = await self._admitted(opened, row, node_key)
         if isinstance(answer, AwaitedApproval):
             return answer
@@ -97,23 +96,23 @@ class FileActivations:
             chain=answer.certificate_chain,
             activation=row.id,
             seal=Seal(chip.chip, evidence.ak_public),
-            salt=admitted.tenant.fingerprint_salt,
+            salt=right.tenant.fingerprint_salt,
             renewal=renewal,
         )
 
     async def _activation(
-        self, opened: OpenedRequest, admitted: Admitted, chip: CheckedChip, ak_public: bytes
+        self, opened: OpenedRequest, right: Right, chip: CheckedChip, ak_public: bytes
     ) -> ActivationRow:
         """The activation of this request. The first answer starts it, and so does an answer after it has ended.
 
         Raises CodeExpired, CodeRevoked, TooOften, TierNotAllowed, TpmRequired, AirgapOutdated.
         """
-        row = await self.activations.find_by_proof(admitted.code.id, chip.ek_hash, opened.sha256_hex)
+        row = await self.activations.find_by_proof(right.code_id, chip.ek_hash, opened.sha256_hex)
         if row is not None and row.state == "superseded":
             raise AirgapOutdated("a later activation of this machine has taken the place of this request")
         if row is not None and row.state not in ENDED:
             return row
-        self.starts.code_checks.check_usable(admitted.code)
+        self.starts.check_usable(right)
         claim = Claim(
             tier=chip.chip.tier,
             ek_hash=chip.ek_hash,
@@ -123,14 +122,14 @@ class FileActivations:
             ek_name=chip.chip.ek_name.hex(),
             ek_issuer=chip.ek_issuer,
         )
-        return await self.starts.begin(admitted, claim, opened.request.agent_version, "")
+        return await self.starts.begin(right, claim, opened.request.agent_version, "")
 
     async def _admitted(self, opened: OpenedRequest, row: ActivationRow, key: NodeKey) -> Activated | AwaitedApproval:
         """Step 5. Raises QuoteRefused, and as `Admissions.admit`."""
         admissions = self.with_tpm.admissions
         if row.state not in ("challenged", "approved"):
             return await admissions.answer(row, opened.sha256_hex)
-        admitted = await admissions.code_checks.admitted(row)
+        admitted = await admissions.rights.admitted(row)
         request = opened.request
         pcrs = self.with_tpm.pcr_quotes.of_activation(row, admitted, opened.file.pcr_quote, lambda: opened.certified)
         proof = ChipProof(

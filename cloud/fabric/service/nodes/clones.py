@@ -157,10 +157,11 @@ class Clones:
             self.wake_room.wake(node.id)
         return recorded
 
-    async def suspect(self, node: NodeRow, generation: int, cause: CloneCause, other: SessionEvidence) -> None:
+    async def suspect(self, node: NodeRow, generation: int, cause: CloneCause, other: SessionEvidence) -> bool:
         """Raise the flag for a reason outside of the tokens. `other` is the evidence of the machine beside the current.
 
-        A flag that is there already keeps its cause. Nothing happens before the first session of the generation.
+        A flag that is there already keeps its cause. Nothing happens before the first session of the generation; then
+        the result is False.
         """
         holder = Holder(judging.holder_id(other), "older", other.at, other)
         async with self.transaction(node_key(node.id), reads=(tenant_key(node.tenant),)):
@@ -168,10 +169,10 @@ class Clones:
                 fresh, row = await load(self.nodes, node.tenant, node.id, generation)
                 known = read_holders(row.holders)
                 if known is None or is_closed(fresh, row):
-                    return
+                    return False
                 now = self.now()
                 if known.cause and known.find(holder.id) is not None:
-                    return
+                    return True
                 flagged = judging.suspect(known, cause, holder, now)
                 if await self.nodes.set_holders(row, text_of(flagged), row.sessions_from):
                     break
@@ -180,6 +181,7 @@ class Clones:
             if not known.cause:
                 await self._write_flag(await self._flagged(fresh, flagged, now), row, flagged, now)
         self.wake_room.wake(node.id)
+        return True
 
     async def compare_superseded(self, node: NodeRow, superseded: GenerationRow, arrival: Arrival) -> None:
         """Note that a superseded generation asks from a TPM behind that of the present generation.

@@ -14,15 +14,16 @@ from cloud.fabric.errors import Conflict
 from cloud.fabric.licensing.standing import after_confirm
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.input_checks import check_nonce_form
-from cloud.fabric.service.nodes.code_checks import RECOGNISED_IN_PART, REFUSALS, Admitted, CodeChecks
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.service.rights.admitted import RECOGNISED_IN_PART, REFUSALS, Admitted, Rights
+from cloud.fabric.service.rights.recovery_confirms import RecoveryConfirms
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.enrolled import EnrolledStore
-from cloud.fabric.store.keys import chip_key, code_key, machines_key, node_key, tenant_key
+from cloud.fabric.store.keys import chip_key, machines_key, node_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
 from cloud.fabric.wake import WakeRoom
@@ -53,8 +54,9 @@ class Confirmations:
     transaction: Transaction
     audit: AuditLog
     activations: ActivationStore
-    code_checks: CodeChecks
+    rights: Rights
     lapses: Lapses
+    recovery_confirms: RecoveryConfirms
     nodes: NodeStore
     enrolled: EnrolledStore
     statements: Statements
@@ -65,7 +67,8 @@ class Confirmations:
     async def confirm(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
         """Make the caller's generation the current one, and return its statement. Idempotent.
 
-        Raises Invalid, NodeUnknown, GenerationClosed, Conflict, CodeRefused, CodeExpired, CodeRevoked, TierNotAllowed.
+        Raises Invalid, NodeUnknown, GenerationClosed, Conflict, CodeRefused, CodeExpired, CodeRevoked, RecoveryRefused,
+        TierNotAllowed.
         """
         check_nonce_form(ask.nonce)
         _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
@@ -85,7 +88,8 @@ class Confirmations:
     async def commit(self, confirming: Confirming) -> GenerationRow:
         """Make the generation the node's current one. Returns its row: of a closed generation, without a change.
 
-        Raises NodeUnknown, Conflict, CodeRefused, CodeExpired, CodeRevoked, TierNotAllowed.
+        Raises NodeUnknown, Conflict, CodeRefused, CodeExpired, CodeRevoked, RecoveryRefused,
+        TierNotAllowed.
         """
         activation = await self.activations.find_by_generation(confirming.node, confirming.generation)
         if activation is None:
@@ -102,9 +106,12 @@ class Confirmations:
 
     async def _committed(self, confirming: Confirming, activation: ActivationRow) -> GenerationRow:
         """The transaction of the confirm. Code and tenant are checked in it: they may have changed since the proof."""
-        reads = code_key(activation.code), tenant_key(activation.tenant)
+        reads = await self.rights.reads(activation)
         enrols = activation.matched in RECOGNISED_IN_PART
         machines = (machines_key(activation.tenant), chip_key(activation.ek_hash)) if enrols else ()
+        before = await self.nodes.find(confirming.node) if activation.claim is not None else None
+        if before is not None:  # from the confirm on, the chip of the machine before is that of a replaced machine
+            machines = tuple(dict.fromkeys((*machines, chip_key(before.ek_hash))))
         with fault_point("fabric.confirm.commit"):
             async with self.transaction(node_key(confirming.node), *machines, reads=reads):
                 node, generation = await load(self.nodes, confirming.tenant, confirming.node, confirming.generation)
@@ -113,11 +120,16 @@ class Confirmations:
                     return generation
                 if not (node.seat_held and await self.activations.set_confirmed(activation.id)):
                     raise _ended()
-                admitted = await self.code_checks.admitted(activation)
+                admitted = await self.rights.admitted(activation)
                 presented = self.statement_stream.presented_seq(confirming.presented, node, generation)
                 node = await self.statement_stream.end_open_generations(node, generation.number - 1, now, "superseded")
                 if enrols and activation.tier != "software":
                     await self._require_free_chip(node, activation)
+                if activation.claim is not None:
+                    policy = admitted.tenant.recovery
+                    generation = await self.recovery_confirms.at_confirm(
+                        activation, node, generation, policy, confirming.actor
+                    )
                 node = _taken_over(node, activation, admitted, generation, now)
                 generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
                 node, generation = await self.statement_stream.write_current(node, generation, now, presented)
@@ -132,6 +144,7 @@ class Confirmations:
                     node.tenant,
                     activation=activation.id,
                     code=activation.code,
+                    recovery=activation.recovery,
                     generation=generation.number,
                     standing=node.standing,
                     seq=node.seq,
@@ -152,12 +165,12 @@ def _ended() -> Conflict:
 def _taken_over(
     node: NodeRow, activation: ActivationRow, admitted: Admitted, generation: GenerationRow, now: datetime
 ) -> NodeRow:
-    """The node after the confirm: tier from the activation, licence from its code. A suspended node stays suspended.
+    """The node after the confirm: tier from the activation, licence from its right. A suspended node stays suspended.
 
-    If a person has approved that a machine without a TPM is this node, its present fingerprint is the enrolled one. A
-    software node whose machine has gained a TPM is known by the chip from now on.
+    If a person has approved that a machine is this node, its present fingerprint is the enrolled one; a grace lease does
+    not enrol it. A machine with a TPM is known by its chip from now on.
     """
-    code = admitted.code
+    enrols = activation.matched in RECOGNISED_IN_PART and not generation.recovery
     standing = after_confirm(node.standing)
     changed = standing != node.standing
     return msgspec.structs.replace(
@@ -168,10 +181,10 @@ def _taken_over(
         current_generation=generation.number,
         tier=activation.tier,
         ek_hash=node.ek_hash if activation.tier == "software" else activation.ek_hash,
-        profile=code.profile,
-        entitlements=code.entitlements,
+        profile=admitted.profile,
+        entitlements=admitted.entitlements,
         lease=admitted.terms(activation.tier),
-        intervals=code.intervals,
+        intervals=admitted.intervals,
         confirmed_at=now,
-        enrolled=generation.fingerprint if activation.matched in RECOGNISED_IN_PART else node.enrolled,
+        enrolled=generation.fingerprint if enrols else node.enrolled,
     )

@@ -109,7 +109,8 @@ class Lapses:
                 if node is None or not await self.activations.set_lapsed(row.id):
                     return False
                 idle = not _has_live_generation(node) and await self.activations.count_live(node.id) == 0
-                freed = idle and node.standing != "revoked" and await self._free(node)
+                keeps = node.standing == "revoked" or row.claim is not None  # a recovery has taken no seat
+                freed = idle and not keeps and await self._free(node)
                 if machines and idle and not node.current_generation:
                     await self.enrolled.replace(node.tenant, node.id, ())
                 await self.audit.write(

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from cloud.contracts.breakwater import SESSIONS_PER_NODE
 from cloud.fabric.errors import TooOften
 from cloud.tasks.buckets import Buckets, Level, Rate, admit
-from protocol.ids import CodeId, NodeId, TenantId
+from protocol.ids import NodeId, TenantId
 
 SESSIONS_PER_TENANT = Rate(200_000, 0.1)
 SESSIONS_WHOLE = Rate(400_000, 0.02)
@@ -48,7 +48,7 @@ class SessionLimits:
 
 
 class ActivationLimits:
-    """Counts challenges by code, source and chip.
+    """Counts challenges by code, source and chip. The challenges of recoveries are counted by tenant instead of code.
 
     A hostile holder of a code with one chip leaves half of its source's and of the code's challenges to other machines.
     `factor` multiplies the limits.
@@ -58,7 +58,7 @@ class ActivationLimits:
         self._factor = factor
         self._chips, self._sources, self._codes, self._readings = Buckets(), Buckets(), Buckets(), Buckets()
 
-    def wants_stored(self, code: CodeId, now: datetime) -> bool:
+    def wants_stored(self, code: str, now: datetime) -> bool:
         """Return True if the caller should read the code's challenges from the database, for `count_stored`.
 
         They are read at the first challenge of the code in this process. Once half of the code's bucket is used, they
@@ -74,12 +74,12 @@ class ActivationLimits:
         """The most challenges of a code that are made in `STORED_PERIOD`."""
         return 2 * CHALLENGES_PER_CODE.times(self._factor).burst
 
-    def count_stored(self, code: CodeId, made_at: Sequence[datetime], now: datetime) -> None:
+    def count_stored(self, code: str, made_at: Sequence[datetime], now: datetime) -> None:
         """Count the stored challenges of a code, given by their times in order, unless they are counted already."""
         rate = CHALLENGES_PER_CODE.times(self._factor)
         self._codes.catch_up(code, rate, (each.timestamp() for each in made_at), now.timestamp())
 
-    def count(self, code: CodeId, source: str, ek_hash: str, now: datetime) -> None:
+    def count(self, code: str, source: str, ek_hash: str, now: datetime) -> None:
         """Count one challenge. `ek_hash` identifies the chip. Raises TooOften."""
         _require(
             [
@@ -90,6 +90,23 @@ class ActivationLimits:
             now,
             "too many challenges of this code were started",
         )
+
+
+RECOVERIES_PER_SOURCE = Rate(60, 60.0)
+"""Starts of recoveries from one source, before anything is known about them: a site whose machines all lost their disks.
+A start that names an unknown node counts, so no caller finds ids of nodes by trying."""
+
+
+class RecoveryLimits:
+    """Counts starts of recoveries by source, before the named node is read. `factor` multiplies the limit."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self._rate = RECOVERIES_PER_SOURCE.times(factor)
+        self._sources = Buckets()
+
+    def count(self, source: str, now: datetime) -> None:
+        """Count one start. Raises TooOften."""
+        _require([Level(self._sources, source, self._rate)], now, "too many recoveries were started")
 
 
 def _require(levels: list[Level], now: datetime, why: str) -> None:

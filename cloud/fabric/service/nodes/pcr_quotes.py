@@ -8,8 +8,8 @@ import msgspec
 
 from cloud.fabric.attestation.pcr_quotes import PcrReport, pcr_policy, refusal_of, report_of
 from cloud.fabric.errors import QuoteRefused
-from cloud.fabric.service.nodes.code_checks import Admitted
 from cloud.fabric.service.nodes.seen import SeenSessions
+from cloud.fabric.service.rights.admitted import Admitted
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow, without_tpm
 from cloud.fabric.store.tenants import TenantStore
 from protocol.evidence import PcrQuote, qualifying_data
@@ -37,11 +37,11 @@ class PcrQuotes:
         quote: PcrQuote | msgspec.UnsetType,
         challenge: Callable[[], bytes],
     ) -> PcrReport:
-        """The report of an activation, empty under the policy `ignore`. The profile is that of the code.
+        """The report of an activation, empty under the policy `ignore`. The profile is that of the right.
 
         `challenge` returns the challenge of the quote. The key evidence must have been checked. Raises QuoteRefused.
         """
-        policy = pcr_policy(admitted.tenant.pcr_policies, admitted.code.profile)
+        policy = pcr_policy(admitted.tenant.pcr_policies, admitted.profile)
         if policy == "ignore":
             return PcrReport()
         report = report_of(quote, row.ak_public, challenge())

@@ -32,6 +32,7 @@ from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.limits import SessionLimits
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
+from cloud.fabric.service.nodes.replaced import ReplacedMachines
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.session_refusals import SessionRefusals
 from cloud.fabric.service.nodes.statement import Statements
@@ -71,6 +72,7 @@ class Sessions:
     trust_reports: TrustReports
     fingerprints: Fingerprints
     clones: Clones
+    replaced: ReplacedMachines
 
     def make_nonce(self) -> Nonce:
         """Make a nonce for a session proof. Stores nothing."""
@@ -189,6 +191,7 @@ class Sessions:
             now = self.now()
             await self.seen.record_closed(node, generation, now)
             await self.clones.compare_superseded(node, generation, arrival)
+            await self.replaced.asked(node, generation, arrival.evidence)
             raise self.statement_stream.closed(generation, answer_nonce, now)
 
     async def _judge_evidence(

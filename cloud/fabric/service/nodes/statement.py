@@ -12,6 +12,7 @@ from cloud.fabric.errors import Conflict, SessionOutdated
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.input_checks import check_nonce_form
 from cloud.fabric.service.nodes.known import load
+from cloud.fabric.service.nodes.replaced import ReplacedMachines
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed, needs_signing
 from cloud.fabric.service.ports import Now, Presented, Transaction
@@ -47,6 +48,7 @@ class Statements:
     wake_room: WakeRoom
     seen: SeenSessions
     presented: Presented
+    replaced: ReplacedMachines
     audit: AuditLog
 
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
@@ -59,6 +61,7 @@ class Statements:
         now = self.now()
         if is_closed(node, generation):
             self.seen.note_closed(node, generation, now)
+            await self.replaced.asked(node, generation)
             raise self.statement_stream.closed(generation, ask.nonce, now)
         if generation.state == "offered":
             raise Conflict("this generation is not confirmed yet")
@@ -177,4 +180,5 @@ class Statements:
         if node is None or generation is None:
             return ClosedAnswer()
         self.seen.note_closed(node, generation, self.now())
+        await self.replaced.asked(node, generation)
         return ClosedAnswer(statement=generation.statement)

@@ -122,6 +122,9 @@ class StatementStream:
         """Close a generation, and sign and store its revocation. Returns the changed node."""
         subject = self._subject(node, generation)
         statement = statements.revocation(subject, statements.next_seq(node.seq, 0), now, reason)
+        if generation.confirmed_at is not None:
+            # A machine that stays offline runs on with the latest lease that it may hold.
+            node = msgspec.structs.replace(node, overlap_until=node.lease_until)
         node, _ = await self._write(node, msgspec.structs.replace(generation, state="closed"), statement)
         return node
 
@@ -173,6 +176,8 @@ class StatementStream:
             intervals=node.intervals,
             floor=HardwareFloor(index=node.floor_index) if node.floor_index else None,
             clone_suspected=node.clone_at,
+            recovery=generation.recovery,
+            grace_until=generation.grace_until,
         )
 
     async def _write(
@@ -223,6 +228,8 @@ def needs_signing(
     """
     if statements.is_plausible(seq, presented):
         return True
+    if generation.grace_until is not None and generation.statement_type == "lease" and now >= generation.grace_until:
+        return False  # its grace lease has ended, and only a decision about the case brings another lease
     if generation.issued_at is None or generation.refresh_after is None:
         return not generation.statement
     if order is not None and generation.issued_at < order.starts_at <= now and order.reached(generation.node):

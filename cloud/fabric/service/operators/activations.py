@@ -18,9 +18,9 @@ from cloud.fabric.service import views
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text
-from cloud.fabric.service.nodes.code_checks import REFUSALS, CodeChecks
 from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.service.ports import Now
+from cloud.fabric.service.rights.admitted import REFUSALS, Rights
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.denied import DeniedStore
@@ -47,7 +47,7 @@ class ActivationDecisions:
     denied: DeniedStore
     nodes: NodeStore
     tenants: TenantStore
-    code_checks: CodeChecks
+    rights: Rights
     filters: ListFilters
 
     async def page(
@@ -75,6 +75,7 @@ class ActivationDecisions:
         """
         check_text("reason", reason)
         row = await self._find(activation)
+        _require_code(row)
         candidate = (node_key(row.candidate),) if row.candidate else ()
         async with self.acting.transaction(operator, code_key(row.code), reads=(tenant_key(row.tenant), *candidate)):
             row = await self._find(activation)
@@ -116,6 +117,7 @@ class ActivationDecisions:
         """
         check_text("reason", reason)
         row = await self._find(activation)
+        _require_code(row)
         async with self.acting.transaction(operator, code_key(row.code)):
             row = await self._find(activation)
             if row.state == "lifted":
@@ -139,7 +141,7 @@ class ActivationDecisions:
         if row.approve_by is None or row.approve_by <= now:
             raise Conflict("the activation has expired; the machine must start again")
         try:
-            await self.code_checks.admitted(row)
+            await self.rights.admitted(row)
         except REFUSALS as error:
             raise Conflict(f"cannot approve: {_reason(error)}") from error
         node = await self.nodes.find(NodeId(row.candidate)) if row.candidate else None
@@ -153,6 +155,13 @@ class ActivationDecisions:
         if row is None:
             raise NotFound("no such activation")
         return row
+
+
+def _require_code(row: ActivationRow) -> None:
+    """Check that the activation is no recovery. Raises Conflict."""
+    if row.claim is not None:
+        case = f"; decide about the case {row.recovery} with `cascade recovery`" if row.recovery else ""
+        raise Conflict(f"this activation is a recovery{case}")
 
 
 def _is_done(row: ActivationRow, decision: Decision) -> bool:

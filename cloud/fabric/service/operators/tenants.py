@@ -64,12 +64,15 @@ class Tenants:
 
     async def show(self, tenant: TenantId) -> schemas.Tenant:
         """One tenant. Raises NotFound."""
-        return views.tenant(await self.find(tenant))
+        return await self._shown(await self.find(tenant))
 
     async def page(self, cursor: str, limit: int) -> schemas.Page[schemas.Tenant]:
         """A page of tenants, the oldest first. Raises Invalid."""
         rows = await self.tenants.page(views.read_cursor(cursor), views.read_limit(limit) + 1)
-        return views.page([views.tenant(row) for row in rows], [row.id for row in rows], limit)
+        return views.page([await self._shown(row) for row in rows], [row.id for row in rows], limit)
+
+    async def _shown(self, row: TenantRow) -> schemas.Tenant:
+        return views.tenant(row, await self.tenants.overlap_until(row.id))
 
     async def trust(self, tenant: TenantId) -> schemas.TenantTrust:
         """The hardware that a tenant trusts. Raises NotFound."""

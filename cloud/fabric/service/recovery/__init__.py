@@ -1,1 +1,1 @@
-"""Use cases of recoveries: the codes that machines present."""
+"""Use cases of recoveries: claims, cases and decisions, the codes that machines present, the replaced machine."""

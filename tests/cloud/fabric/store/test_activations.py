@@ -5,7 +5,7 @@ import msgspec
 from cloud.fabric.store import Stores
 from protocol.ids import CodeId
 from protocol.limits import CHALLENGE_TRIES_MAX
-from tests.cloud.fabric.store.support import CODE, HOUR, NODES, NOW, activation
+from tests.cloud.fabric.store.support import CODE, HOUR, NODES, NOW, TENANT, activation
 
 
 async def proved(stores: Stores, number: int = 1) -> None:
@@ -32,9 +32,9 @@ async def test_challenges_of_a_code_are_read_in_order_even_if_they_failed(stores
         assert await stores.activations.count_wrong_answer(activation(1).id) == tries
     assert await stores.activations.count_wrong_answer(activation(1).id) is None
     made = [NOW + number * HOUR for number in (1, 2, 3)]
-    assert await stores.activations.made_after(CODE, NOW, 10) == made
-    assert await stores.activations.made_after(CODE, NOW, 2) == made[1:]
-    assert await stores.activations.made_after(CODE, NOW + 2 * HOUR, 10) == made[2:]
+    assert await stores.activations.made_after(CODE, TENANT, NOW, 10) == made
+    assert await stores.activations.made_after(CODE, TENANT, NOW, 2) == made[1:]
+    assert await stores.activations.made_after(CODE, TENANT, NOW + 2 * HOUR, 10) == made[2:]
 
 
 async def test_each_step_holds_once(stores: Stores) -> None:

@@ -14,8 +14,9 @@ from typing import Literal
 
 import msgspec
 
+from cloud.fabric.bodies.recovery import RecoveryEvidence
 from protocol.airgap.answer import AnswerFile
-from protocol.encoding import json_decode
+from protocol.encoding import json_decode, json_encode
 from protocol.faults import Stage
 from protocol.ids import make_id
 from tests.system.support.fault_walk.carried import request_of
@@ -24,6 +25,26 @@ from tests.system.support.fault_walk.site import LEASE_SECONDS, WAITS, Interrupt
 RETURN_SECONDS_MAX = 30
 """The longest time from the death of a process to the end of the checks."""
 
+EVIDENCE = RecoveryEvidence(
+    same_chip=False,
+    fingerprint="match",
+    matched={"board_serial": 25},
+    changed={},
+    statement=True,
+    last_seen_at=None,
+    last_ran_at=None,
+    tier="attested",
+    address="192.0.2.1",
+    agent_version="1.0",
+)
+OVERDUE_CASE = """
+INSERT INTO recovery_case (id, tenant, node, situation, state, needs, evidence, activation, ek_hash, old_ek_hash,
+    old_generation, generation, opened_at, decide_by, decided_by, reason, code, grace)
+SELECT ?, tenant, id, 'hardware-replaced', 'needs_operator', 'operator-or-code', ?, '', 'other', ek_hash,
+    current_generation, 0, created_at, created_at, '', '', '', 0 FROM node
+"""
+"""A case whose time has run out."""
+
 Situation = Literal[
     "new",
     "active",
@@ -31,6 +52,7 @@ Situation = Literal[
     "overdue",
     "overdue beside another",
     "undecided",
+    "undecided recovery",
     "unproven",
     "orphaned",
     "unpublished trust",
@@ -127,6 +149,15 @@ def _lease_over(lane: Lane) -> Prepared:
     return lane.keep(site)
 
 
+def _undecided_recovery(lane: Lane) -> Prepared:
+    """A node, and a recovery case that another machine opened for it. No operator has decided in time."""
+    site = lane.site("active")
+    site.end()
+    with closing(sqlite3.connect(site.cloud.directory / "fabric" / "database.sqlite")) as database, database:
+        database.execute(OVERDUE_CASE, (make_id("rcv", 1, bytes(10)), json_encode(EVIDENCE).decode()))
+    return lane.keep(site)
+
+
 def _rekeyed(lane: Lane) -> Prepared:
     """A node that has replaced the key of its activation."""
     site = lane.site("active")
@@ -157,6 +188,7 @@ PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "overdue": partial(_overdue, "new"),
     "overdue beside another": partial(_overdue, "active"),
     "undecided": _undecided,
+    "undecided recovery": _undecided_recovery,
     "unproven": partial(_interrupted, "node.activation.prove"),
     "orphaned": partial(_interrupted, "breakwater.certificate.store"),
     "unpublished trust": partial(_interrupted, "node.trust.publish"),
@@ -282,6 +314,13 @@ def _expire(site: Site) -> None:
     site.see("the end of the waiting activation", "SELECT count(*) FROM activation WHERE state = 'expired'")
     assert site.cloud.rows("fabric", "SELECT sum(seats_taken) FROM code") == [(0,)]
     site.activate()
+
+
+def _end_recovery(site: Site) -> None:
+    """Wait until the undecided case has lapsed. The node in force goes on."""
+    site.serve()
+    site.see("the end of the recovery case", "SELECT count(*) FROM recovery_case WHERE state = 'lapsed'")
+    site.agent()
 
 
 def _free_seat(site: Site) -> None:
@@ -412,6 +451,7 @@ SCENARIOS = (
     Scenario("wrong answer", "unproven", _answer_wrongly, (("fabric.activation.answer",),)),
     Scenario("lapse", "overdue", _lapse, (("fabric.activation.lapse", "fabric.activation.lapsed"),)),
     Scenario("undecided activation", "undecided", _expire, (("fabric.approval.expire",),)),
+    Scenario("undecided recovery", "undecided recovery", _end_recovery, (("fabric.recovery.lapse",),)),
     Scenario(
         "approval",
         "new",

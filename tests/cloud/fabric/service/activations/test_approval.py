@@ -284,7 +284,8 @@ async def test_a_hostile_code_fills_its_own_places_alone(world: World) -> None:
     nodes = world.parts.nodes
     code, other = await world.code(approval=True, seats=9), await world.code(approval=True, seats=9)
     bounded = replace(nodes.approvals, per_code_max=2, per_tenant_max=3)
-    admissions = replace(nodes.activations.admissions, approvals=bounded)
+    admissions = nodes.activations.admissions
+    admissions = replace(admissions, by_code=replace(admissions.by_code, approvals=bounded))
     activations = replace(nodes.activations, admissions=admissions)
 
     async def sent(code: schemas.CreatedCode, label: str) -> object:

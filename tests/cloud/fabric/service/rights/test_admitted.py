@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.code_checks`: a code or tenant that stops to admit a machine stops it at every step.
+"""`cloud.fabric.service.rights.admitted`: a code or tenant that stops to admit a machine stops it at every step.
 
 What an operator or the clock changes between two steps of an activation counts at the next commit, however long before
 the machine has proved its chip.

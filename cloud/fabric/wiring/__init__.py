@@ -1,0 +1,1 @@
+"""Wiring of Fabric: the ports, the groups of parts, and the parts of nodes and activations."""

@@ -1,0 +1,109 @@
+"""`cloud.fabric.service.recovery.decisions`: what an operator's decision changes, and what no decision changes."""
+
+from datetime import timedelta
+
+import pytest
+
+from cloud.fabric import errors
+from protocol.messages.activation import Activated
+from protocol.signed.statements import Lease
+from tests.cloud.engines import ENGINES
+from tests.cloud.fabric.recovering import (
+    allow_grace,
+    case_of,
+    claim,
+    decide,
+    recover,
+    recovered,
+    replacement,
+    send,
+    waits,
+)
+from tests.cloud.fabric.support import Machine, World, change, run_once
+from tests.cloud.fabric.support import decide as decide_activation
+
+pytestmark = pytest.mark.slow
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+async def test_a_denied_machine_gets_the_reason_and_the_time(world: World, machine: Machine) -> None:
+    challenge, body = await waits(machine, claim(machine.node))
+    case = await decide(world, (await case_of(world, machine.node)).id, "denied", "not one of ours")
+    with pytest.raises(errors.RecoveryRefused, match="not one of ours") as refused:
+        await send(machine, challenge, body)
+    assert refused.value.allowed_at == case.next_allowed_at == world.clock() + 14 * DAY
+    with pytest.raises(errors.RecoveryRefused, match="not one of ours"):
+        await recover(machine, claim(machine.node))
+    assert (await world.node(machine.node)).last_generation == 1
+    with pytest.raises(errors.Conflict, match="refused"):
+        await decide(world, case.id, "denied")
+    world.clock.forward(14 * DAY)
+    await waits(machine, claim(machine.node))
+
+
+async def test_an_operator_may_approve_what_was_denied(world: World, machine: Machine) -> None:
+    await waits(machine, claim(machine.node))
+    case = await decide(world, (await case_of(world, machine.node)).id, "denied")
+    await decide(world, case.id, "approved", "it is ours after all")
+    assert isinstance(await recovered(machine, claim(machine.node)), Lease)
+    assert (await case_of(world, machine.node)).id == case.id
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_undecided_and_unused_cases_lapse(world: World, machine: Machine) -> None:
+    challenge, body = await waits(machine, claim(machine.node))
+    case = await case_of(world, machine.node)
+    world.clock.forward(14 * DAY - HOUR)
+    await run_once(world)
+    assert (await case_of(world, machine.node)).state == "needs_operator"
+    await decide(world, case.id, "approved")
+    world.clock.forward(14 * DAY)
+    await run_once(world)
+    assert (await case_of(world, machine.node)).state == "lapsed"
+    with pytest.raises((errors.RecoveryRefused, errors.ApprovalExpired)):
+        await send(machine, challenge, body)
+    for decision in ("approved", "denied"):
+        with pytest.raises(errors.Conflict, match="lapsed"):
+            await decide(world, case.id, decision)
+    assert (await world.actions(case.id))[-1] == "recovery.lapsed"
+    await waits(machine, claim(machine.node))
+
+
+async def test_a_decision_before_the_confirm_of_a_grace_lease_counts(world: World, machine: Machine) -> None:
+    await allow_grace(world)
+    new = replacement(machine)
+    assert isinstance(await recover(new, claim(machine.node)), Activated)
+    await decide(world, (await case_of(world, machine.node)).id, "approved")
+    lease = await new.confirm()
+    assert isinstance(lease, Lease)
+    assert not lease.recovery
+    assert (await case_of(world, machine.node)).state == "consumed"
+
+
+async def test_a_denial_before_the_confirm_ends_the_generation(world: World, machine: Machine) -> None:
+    await allow_grace(world)
+    new = replacement(machine)
+    assert isinstance(await recover(new, claim(machine.node)), Activated)
+    await decide(world, (await case_of(world, machine.node)).id, "denied")
+    with pytest.raises(errors.GenerationClosed):
+        await new.confirm()
+    await run_once(world)
+    assert isinstance(await machine.refresh(await machine.peer()), Lease), "the machine in force goes on"
+    assert (await world.node(machine.node)).seat_held
+
+
+async def test_a_node_that_was_revoked_meanwhile_is_not_approved(world: World, machine: Machine) -> None:
+    await waits(machine, claim(machine.node))
+    await change(world, machine, "revoke")
+    with pytest.raises(errors.Conflict, match="revoked"):
+        await decide(world, (await case_of(world, machine.node)).id, "approved")
+
+
+async def test_the_list_of_activations_sends_the_operator_to_the_case(world: World, machine: Machine) -> None:
+    challenge, _ = await waits(machine, claim(machine.node))
+    case = await case_of(world, machine.node)
+    shown = await world.parts.operators.activation_decisions.show(challenge.activation)
+    assert (shown.recovery, shown.code, shown.state) == (case.id, "", "pending")
+    with pytest.raises(errors.Conflict, match=f"decide about the case {case.id}"):
+        await decide_activation(world, challenge.activation, "approved")
