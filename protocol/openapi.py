@@ -45,6 +45,14 @@ _PLAIN_EXAMPLES: Mapping[type[types.Type], Any] = {
 }
 
 
+_EXAMPLE_KINDS: Mapping[type[types.Type], type] = {
+    types.StructType: type(None),  # a struct is made of its fields
+    types.DictType: dict,
+    types.BoolType: bool,
+}
+"""The kind that a given example must have for a field of this type. Fields of one name can have several types."""
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """What a document says of one problem code: its HTTP status, its title, and the body of an answer with it."""
 
@@ -227,7 +235,7 @@ def _example(info: types.Type, values: Mapping[str, Any], field: str, hints: Map
         return None if isinstance(info, types.UnionType) else example_id(prefix)
     if isinstance(info, types.LiteralType):
         return values[field] if values.get(field) in info.values else info.values[0]
-    if field in values and not isinstance(info, types.StructType):
+    if field in values and isinstance(values[field], _EXAMPLE_KINDS.get(type(info), object)):
         return values[field]
     match info:
         case types.StructType():

@@ -50,6 +50,7 @@ def parser() -> ArgumentParser:
     commands.load("activation", "show activations, approve or deny those that wait", "cloud.cli.activation.commands")
     commands.load("airgap", "answer machines without a network", "cloud.cli.airgap")
     commands.load("node", "show nodes and change their standing", "cloud.cli.nodes")
+    commands.load("recovery", "decide about machines that ask for their node back", "cloud.cli.recovery.commands")
     commands.load(
         "trust", "show, sign and publish the installation's trust, and count its adoption", "cloud.cli.trust.commands"
     )

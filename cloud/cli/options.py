@@ -84,12 +84,34 @@ def json_option(parser: ArgumentParser) -> None:
 
 def server_options(parser: ArgumentParser) -> None:
     """Add the three options that name the installation. `cloud.cli.connection` also reads them from the environment."""
+    _server_options(parser, None)
+
+
+def repeated_server_options(parser: ArgumentParser) -> None:
+    """Add `--json` and the server options to a step, whose command has the same options.
+
+    An option that is given before the step keeps its value unless the step repeats the option.
+    """
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=JSON_HELP)
+    _server_options(parser, argparse.SUPPRESS)
+
+
+def _server_options(parser: ArgumentParser, default: str | None) -> None:
     parser.add_argument(
-        "--url", metavar="URL", help="http:// URL of the installation's trust repository (default: CASCADE_URL)"
+        "--url",
+        metavar="URL",
+        default=default,
+        help="http:// URL of the installation's trust repository (default: CASCADE_URL)",
     )
-    parser.add_argument("--trust", metavar="PIN", help="trust pin, VERSION:SHA256 (default: CASCADE_TRUST)")
     parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="file with the operator's token (default: CASCADE_TOKEN_FILE)"
+        "--trust", metavar="PIN", default=default, help="trust pin, VERSION:SHA256 (default: CASCADE_TRUST)"
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        default=default,
+        help="file with the operator's token (default: CASCADE_TOKEN_FILE)",
     )
 
 

@@ -27,6 +27,7 @@ from cloud.fabric.service.operators.codes import Codes
 from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.service.operators.node_lists import NodeLists
 from cloud.fabric.service.operators.pcr_policies import PcrPolicies
+from cloud.fabric.service.operators.recovery_cases import RecoveryDecisions
 from cloud.fabric.service.operators.recovery_codes import RecoveryCodeIssues
 from cloud.fabric.service.operators.recovery_policies import RecoveryPolicies
 from cloud.fabric.service.operators.standing import Standings
@@ -42,6 +43,7 @@ from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
 from cloud.fabric.service.published_trust.session_ends import SessionEnds
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.service.recovery.codes import RecoveryCodes
+from cloud.fabric.service.recovery.decisions import CaseDecisions
 from cloud.fabric.service.recovery.tries import RecoveryTries
 from cloud.fabric.service.rights.admitted import Rights
 from cloud.fabric.store import Stores
@@ -65,6 +67,7 @@ class OperatorParts:
     node_lists: NodeLists
     clone_cases: CloneCases
     pcr_policies: PcrPolicies
+    recovery_decisions: RecoveryDecisions
     recovery_code_issues: RecoveryCodeIssues
     recovery_policies: RecoveryPolicies
     trusted_hardware: TrustedHardware
@@ -144,7 +147,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
         stores=stores,
         current_trust=ports.current_trust,
         shared=shared,
-        operators=_operator_parts(stores, ports, shared),
+        operators=_operator_parts(stores, ports, shared, nodes.case_decisions),
         nodes=nodes,
         trust=trust,
         airgap=airgap,
@@ -199,7 +202,7 @@ def make_background(
     )
 
 
-def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorParts:
+def _operator_parts(stores: Stores, ports: Ports, shared: Shared, case_decisions: CaseDecisions) -> OperatorParts:
     now, entropy, acting, audit = ports.now, ports.entropy, shared.acting, shared.audit
     filters = ListFilters(tenants=stores.tenants, codes=stores.codes)
     tenants = Tenants(now=now, entropy=entropy, acting=acting, audit=audit, tenants=stores.tenants)
@@ -248,6 +251,9 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared) -> OperatorPar
         ),
         pcr_policies=PcrPolicies(
             acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants, nodes=stores.nodes
+        ),
+        recovery_decisions=RecoveryDecisions(
+            acting=acting, cases=stores.recovery_cases, decisions=case_decisions, filters=filters
         ),
         recovery_code_issues=_recovery_code_issues(stores, ports, shared, filters),
         recovery_policies=RecoveryPolicies(acting=acting, audit=audit, tenants=stores.tenants),

@@ -58,7 +58,7 @@ class ActivationFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Activation file, or recovery file. Its mode is 0600 because `code` is a secret.
 
     `cascade code create` writes an activation file for `cascadia activate FILE`. `cascade recovery codes issue` writes a
-    recovery file for `cascadia recover FILE`: its `code` is a recovery code, and `node` is the node that the machine
+    recovery file for `cascadia recover --file FILE`: its `code` is a recovery code, and `node` is the node that the machine
     is. An activation file has no `node`, so every agent reads it. An agent that knows no recovery refuses a recovery
     file, because it has a field too many.
     """

@@ -89,7 +89,7 @@ class RecoveryCase(msgspec.Struct, frozen=True, kw_only=True):
     decided_at: datetime | None
     """Time of the decision. Null before."""
     decided_by: str
-    """Name of the deciding operator, or `system` for a rule. Empty before."""
+    """Id of the deciding operator's token. Empty before."""
     reason: str
     """Reason of the decision, or of the present state."""
     code: str

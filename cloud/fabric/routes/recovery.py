@@ -1,12 +1,12 @@
 """Routes: recovery cases, recovery codes, and the tenants' policies for recoveries, for operators."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from litestar import Request, get, post, put
 from litestar.params import JSONBody, QueryParameter
 
 from cloud.fabric import schemas
-from cloud.fabric.bodies.recovery import RecoveryPolicy
+from cloud.fabric.bodies.recovery import RecoveryCase, RecoveryPolicy
 from cloud.fabric.bodies.recovery_codes import IssuedRecoveryCodes, IssueRecoveryCodes, RecoveryCode, SetRecoveryPolicy
 from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.routes.access import (
@@ -14,13 +14,16 @@ from cloud.fabric.routes.access import (
     Cursor,
     InTenant,
     Limit,
+    OfRecovery,
     OfRecoveryCode,
     OfTenant,
     filter_by,
     recovery_code_id,
+    recovery_id,
     tenant_id,
 )
 from cloud.fabric.routes.buckets import READ, WRITE
+from cloud.fabric.service.operators.recovery_cases import UNDECIDED, RecoveryDecisions
 from cloud.fabric.service.operators.recovery_codes import RecoveryCodeIssues
 from cloud.fabric.service.operators.recovery_policies import RecoveryPolicies
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
@@ -28,6 +31,7 @@ from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
+from protocol.messages.recovery import CaseState
 
 Asked = Request[Any, Any, Any]
 OfNodeId = Annotated[str, filter_by("Id of a node. Empty for all nodes.")]
@@ -42,6 +46,62 @@ CodesInState = Annotated[
         schema_extra={"enum": ["", "delayed"]},
     ),
 ]
+
+
+CasesInState = Annotated[
+    str,
+    QueryParameter(
+        name="state",
+        max_length=FILTER_CHARS_MAX,
+        pattern=PRINTABLE,
+        description="A state, or `undecided` for the cases that a person or a recovery code can still decide. Empty for every "
+        "state.",
+        schema_extra={"enum": ["", UNDECIDED, *get_args(CaseState)]},
+    ),
+]
+_DECIDES = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, Conflict))
+
+
+@get("/v1/recovery/cases", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
+async def list_recovery_cases(
+    recovery_decisions: Wired[RecoveryDecisions],
+    tenant: InTenant = "",
+    node: OfNodeId = "",
+    in_state: CasesInState = "",
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
+) -> schemas.Page[RecoveryCase]:
+    """List recovery cases, the oldest first."""
+    return await recovery_decisions.page(tenant, node, in_state, cursor, limit)
+
+
+@get("/v1/recovery/cases/{case:str}", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+async def show_recovery_case(case: OfRecovery, recovery_decisions: Wired[RecoveryDecisions]) -> RecoveryCase:
+    """Show a recovery case with the evidence of its machine."""
+    return await recovery_decisions.show(recovery_id(case))
+
+
+@post("/v1/recovery/cases/{case:str}/approve", status_code=200, opt=_DECIDES)
+async def approve_recovery(
+    case: OfRecovery, data: JSONBody[schemas.Decide], request: Asked, recovery_decisions: Wired[RecoveryDecisions]
+) -> RecoveryCase:
+    """Approve a recovery case: the machine becomes the node again, in the node's seat.
+
+    A machine that waits goes on when it asks again. A machine that runs on a grace lease gets an ordinary lease. A refused
+    machine may ask again. A repeat changes nothing.
+    """
+    return await recovery_decisions.decide(current_operator(request), recovery_id(case), "approve", data.reason)
+
+
+@post("/v1/recovery/cases/{case:str}/deny", status_code=200, opt=_DECIDES)
+async def deny_recovery(
+    case: OfRecovery, data: JSONBody[schemas.Decide], request: Asked, recovery_decisions: Wired[RecoveryDecisions]
+) -> RecoveryCase:
+    """Deny a recovery case, with a reason for the machine.
+
+    If the machine runs on a grace lease, its generation is revoked. A repeat changes nothing.
+    """
+    return await recovery_decisions.decide(current_operator(request), recovery_id(case), "deny", data.reason)
 
 
 @get("/v1/recovery/codes", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
@@ -106,6 +166,10 @@ async def set_recovery_policy(
 
 
 HANDLERS = (
+    list_recovery_cases,
+    show_recovery_case,
+    approve_recovery,
+    deny_recovery,
     list_recovery_codes,
     issue_recovery_codes,
     revoke_recovery_code,

@@ -12,6 +12,7 @@ from cloud.fabric.attestation.ek_makers import UNKNOWN, maker_of
 from cloud.fabric.attestation.ek_roots import TrustError, is_root, read_ca
 from cloud.fabric.attestation.pcr_quotes import changed
 from cloud.fabric.bodies.hardware import FingerprintDrift
+from cloud.fabric.bodies.recovery import RecoveryCase
 from cloud.fabric.bodies.recovery_codes import RecoveryCode, RecoveryCodeState
 from cloud.fabric.errors import Invalid
 from cloud.fabric.store.rows import (
@@ -22,6 +23,7 @@ from cloud.fabric.store.rows import (
     EkRootRow,
     GenerationRow,
     NodeRow,
+    RecoveryCaseRow,
     RecoveryCodeRow,
     TenantRow,
     TokenRow,
@@ -238,6 +240,31 @@ def drift(row: Drift) -> FingerprintDrift:
         missing=row.missing,
         changed_at=row.changed_at,
         alternated_at=row.alternated_at,
+    )
+
+
+def recovery_case(row: RecoveryCaseRow) -> RecoveryCase:
+    """A recovery case as operators see it."""
+    return RecoveryCase(
+        id=row.id,
+        tenant=row.tenant,
+        node=row.node,
+        situation=row.situation,
+        state=row.state,
+        needs=row.needs,
+        evidence=row.evidence,
+        old_generation=row.old_generation,
+        generation=row.generation,
+        overlap_until=row.overlap_until,
+        opened_at=row.opened_at,
+        decide_by=row.decide_by,
+        next_allowed_at=row.next_allowed_at,
+        decided_at=row.decided_at,
+        decided_by=row.decided_by,
+        reason=row.reason,
+        code=row.code,
+        grace=row.grace,
+        grace_until=row.grace_until,
     )
 
 

@@ -12,6 +12,8 @@ from protocol.messages.recovery import CaseState
 
 UNFINISHED: tuple[CaseState, ...] = ("open", "eligible", "needs_operator", "approved", "code_issued")
 """States of a case that can still change without an operator who changes a refusal."""
+UNDECIDED: tuple[CaseState, ...] = ("eligible", "needs_operator", "code_issued")
+"""States of a case that a person or a recovery code can still decide."""
 
 _CASE = Mapper(RecoveryCaseRow, RecoveryCase)
 _IS_UNFINISHED = RecoveryCase.state.is_in(list(UNFINISHED))
@@ -66,6 +68,17 @@ _PAGE = compiled(
         filtered(RecoveryCase.tenant),
         filtered(RecoveryCase.node),
         filtered(RecoveryCase.state),
+    )
+    .order_by(RecoveryCase.id),
+    limit=param("limit"),
+)
+_UNDECIDED_PAGE = compiled(
+    _CASE.select()
+    .where(
+        RecoveryCase.id > param("after"),
+        filtered(RecoveryCase.tenant),
+        filtered(RecoveryCase.node),
+        RecoveryCase.state.is_in(list(UNDECIDED)),
     )
     .order_by(RecoveryCase.id),
     limit=param("limit"),
@@ -143,6 +156,11 @@ class RecoveryCaseStore:
     async def page(self, tenant: str, node: str, state: str, after: str, limit: int) -> list[RecoveryCaseRow]:
         """Cases after the id `after`, in order of id. An empty filter matches every case."""
         rows = await self._engine.browse(_PAGE, after=after, tenant=tenant, node=node, state=state, limit=limit)
+        return [_CASE.read(row) for row in rows]
+
+    async def undecided(self, tenant: str, node: str, after: str, limit: int) -> list[RecoveryCaseRow]:
+        """As `page`, with the cases that a person or a recovery code can still decide."""
+        rows = await self._engine.browse(_UNDECIDED_PAGE, after=after, tenant=tenant, node=node, limit=limit)
         return [_CASE.read(row) for row in rows]
 
     async def count_unfinished(self, tenant: TenantId) -> int:

@@ -60,6 +60,7 @@ def test_the_groups() -> None:
             "activation",
             "airgap",
             "node",
+            "recovery",
             "trust",
             "token",
             "audit",

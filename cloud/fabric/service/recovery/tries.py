@@ -1,7 +1,8 @@
 """Use case: limit the wrong recovery codes of one caller, and record them in the audit, a limited number in an hour.
 
-A wrong code changes nothing: it uses up no code and locks none. The limits are those of the caller's chip and source, so
-a stranger cannot keep a machine at another site from its code. Each replica counts for itself.
+A wrong code changes nothing: it uses up no code and locks none. The limits are those of a source, and of a chip at one
+source. The chip is not proved when a code is presented, so a stranger can name the chip of another machine. But a
+stranger at another source cannot keep the machine from its code. Each replica counts for itself.
 """
 
 from datetime import timedelta
@@ -16,7 +17,7 @@ from cloud.tasks.buckets import Buckets, Rate
 from cloud.tasks.tally import Tally
 
 WRONG_PER_CHIP = Rate(10, 360.0)
-"""Wrong codes of one chip: ten, and ten an hour in the long run. The check in a code finds most errors of typing."""
+"""Wrong codes of one chip at one source: ten, and ten an hour in the long run. The check in a code finds most errors of typing."""
 WRONG_PER_SOURCE = Rate(100, 36.0)
 """Wrong codes of one source: a site whose machines share an address."""
 AUDITED_PER_SOURCE_MAX = 20
@@ -35,6 +36,11 @@ class Caller(msgspec.Struct, frozen=True):
     source: str
     chip: str
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """The key of the caller's own limit."""
+        return self.source, self.chip
+
 
 class RecoveryTries:
     """Counts wrong codes by chip and source. `factor` multiplies the limits of tries."""
@@ -52,7 +58,7 @@ class RecoveryTries:
         """Check that the caller may try a code. Raises TooOften."""
         now = self._now().timestamp()
         wait = max(
-            self._chips.wait(caller.chip, self._chip_rate, now),
+            self._chips.wait(caller.key, self._chip_rate, now),
             self._sources.wait(caller.source, self._source_rate, now),
         )
         if wait > 0:
@@ -61,7 +67,7 @@ class RecoveryTries:
     async def note(self, caller: Caller, error: RecoveryCodeRefused) -> None:
         """Count a refused code, and record it within the limits."""
         now = self._now()
-        self._chips.take(caller.chip, self._chip_rate, now.timestamp())
+        self._chips.take(caller.key, self._chip_rate, now.timestamp())
         self._sources.take(caller.source, self._source_rate, now.timestamp())
         self._audited.end_all(now)
         if not self._audited.has_room(caller.source):

@@ -27,7 +27,7 @@ async def new_node(world: World, number: int = 1, **changes: Any) -> NodeRow:
 
 async def new_case(world: World, node: NodeRow, **changes: Any) -> RecoveryCaseRow:
     """A row of a case of the node that waits for an operator, unless `changes` say otherwise."""
-    row = rows.recovery_case(id=CASES[0], tenant=node.tenant, node=node.id, **changes)
+    row = rows.recovery_case(**{"id": CASES[0], "tenant": node.tenant, "node": node.id, **changes})
     await world.stores.recovery_cases.insert(row)
     return row
 

@@ -1,0 +1,1 @@
+"""Commands: `cascade recovery`, which decides about machines that ask for their node back."""
