@@ -88,6 +88,7 @@ class Code(Table, db=UNBOUND, tablename="code"):
     intervals = Text(default="null")
     approval = Boolean(default=False)
     tier_min = Varchar(length=16, default="software")
+    proof_key = Varchar(length=ID, default="", index=True)
 
 
 class Activation(Table, db=UNBOUND, tablename="activation"):

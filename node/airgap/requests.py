@@ -35,6 +35,7 @@ from node.state import State
 from node.trust import published
 from protocol.airgap import request as wire
 from protocol.airgap.answer import Outstanding
+from protocol.airgap.code_proof import prove_code
 from protocol.airgap.errors import AirgapError
 from protocol.airgap.forms import to_file
 from protocol.airgap.request import REQUEST_LIFE, ClockEvidence, Request, RequestFile
@@ -137,11 +138,11 @@ async def activation_request(
         trust_version=trusted.version if trusted else 0,
         root_version=published.root_version(state.directory) if trusted else 0,
         held_generation=held,
-        code=file.code,
         endorsement=chip.endorsement,
         receipt=record.receipt or None,
         development=development,
     )
+    made = msgspec.structs.replace(made, code=prove_code(file.code, made.request, made.public_key))
     body = wire.body_of(made)
     signed = wire.signed_bytes(body, made.request, chip.node_key.public_key())
     signature, key, quote = await tpm.run(partial(_proved, chip=chip, signed=signed, body=body))

@@ -134,7 +134,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     unreadable: Annotated[tuple[_Component, ...], msgspec.Meta(max_length=COMPONENTS_MAX)] = ()
     """Kinds of components that could not be read."""
     code: Annotated[str, msgspec.Meta(max_length=CODE_CHARS_MAX)] = ""
-    """Text of the activation code."""
+    """Proof of the activation code (`protocol.airgap.code_proof`). For a recovery: text of a recovery code, or empty."""
     endorsement: EndorsementEvidence | None = None
     """The TPM, and the attestation key that certifies the node key."""
     receipt: Receipt | None = None

@@ -1,8 +1,8 @@
-"""Migration: adds the exchanges with nodes without a network."""
+"""Migration: adds the exchanges with nodes without a network, and the keys by which their requests prove a code."""
 
 from piccolo.columns import BigInt, Integer, Text, Timestamptz, Varchar
 
-from cloud.storage.schema import add_index, add_table
+from cloud.storage.schema import add_column, add_index, add_table
 
 STEPS = (
     add_table(
@@ -29,4 +29,5 @@ STEPS = (
         imported_at=Timestamptz(null=True, default=None),
     ),
     add_index("airgap_exchange", "tenant", "id"),
+    add_column("code", proof_key=Varchar(length=64, default="", index=True)),
 )

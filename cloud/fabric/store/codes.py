@@ -12,6 +12,7 @@ _CODE = Mapper(CodeRow, Code)
 _ADD = _CODE.insert
 _BY_ID = compiled(_CODE.select().where(Code.id == param("id")))
 _BY_HASH = compiled(_CODE.select().where(Code.secret_hash == param("secret_hash")))
+_BY_PROOF_KEY = compiled(_CODE.select().where(Code.proof_key == param("proof_key")))
 _PAGE = compiled(
     _CODE.select().where(Code.tenant == param("tenant"), Code.id > param("after")).order_by(Code.id),
     limit=param("limit"),
@@ -41,6 +42,9 @@ class CodeStore:
 
     async def find_by_hash(self, secret_hash: str) -> CodeRow | None:
         return _CODE.read_one(await self._engine.fetch_one(_BY_HASH, secret_hash=secret_hash))
+
+    async def find_by_proof_key(self, proof_key: str) -> CodeRow | None:
+        return _CODE.read_one(await self._engine.fetch_one(_BY_PROOF_KEY, proof_key=proof_key))
 
     async def page(self, tenant: TenantId, after: str, limit: int) -> list[CodeRow]:
         rows = await self._engine.fetch(_PAGE, tenant=tenant, after=after, limit=limit)

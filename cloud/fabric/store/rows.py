@@ -75,7 +75,9 @@ class CodeRow(msgspec.Struct, frozen=True):
     """An activation code. `seats_taken` changes by compare-and-set only. `lease` replaces the tier's terms. An entitlement
     without terms is its name.
 
-    With `approval` a person approves each activation. The code admits no tier below `tier_min`.
+    With `approval` a person approves each activation. The code admits no tier below `tier_min`. `proof_key` is the public
+    key by which a request without a network proves the code (`protocol.airgap.code_proof`); empty for codes of earlier
+    releases.
     """
 
     id: CodeId
@@ -93,6 +95,7 @@ class CodeRow(msgspec.Struct, frozen=True):
     intervals: LeaseIntervals | None = None
     approval: bool = False
     tier_min: Tier = "software"
+    proof_key: str = ""
 
 
 class RecoveryClaimed(msgspec.Struct, frozen=True, kw_only=True):

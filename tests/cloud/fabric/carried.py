@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud.fabric.bodies.airgap import AirgapAnswer, AirgapExchange, AnswerAirgapRequest
 from protocol.airgap import request as requests
 from protocol.airgap.answer import AnswerBody, AnswerFile, Outstanding, match, open_body, open_claims, receipt_of
+from protocol.airgap.code_proof import prove_code
 from protocol.airgap.forms import read_answer
 from protocol.airgap.request import ClockEvidence, Receipt, Request, RequestFile
 from protocol.airgap.sealing import SECRET_BYTES, open_sealed
@@ -59,10 +60,13 @@ class Site:
         machine = self.machine
         if kind == "activate" and "public_key" not in changes:
             machine.node_key = ec.generate_private_key(ec.SECP256R1())
+        identity = AirgapRequestId(make_id("agr", self.made, machine.label.encode().ljust(10, b"-")[:10]))
+        if changes.get("code"):
+            changes["code"] = prove_code(changes["code"], identity, spki(machine.node_key))
         values: dict[str, Any] = {
             "format": requests.FORMAT,
             "kind": kind,
-            "request": AirgapRequestId(make_id("agr", self.made, machine.label.encode().ljust(10, b"-")[:10])),
+            "request": identity,
             "public_key": spki(machine.node_key),
             "nonce": f"nonce of the request {self.made:03}",
             "agent_version": "1.0",

@@ -109,7 +109,11 @@ class ActivationStarts:
         The checksum in the text is checked first, so a mistyped code costs no query.
         Raises CodeRefused, CodeExpired, CodeRevoked.
         """
-        right = await self.known_code(text)
+        try:
+            secret = parse_secret("cac", text)
+        except SecretFormatError as error:
+            raise CodeRefused from error
+        right = await self._with_tenant(await self.codes.find_by_hash(secret_hash(secret)))
         self.check_usable(right)
         return right
 
@@ -118,13 +122,12 @@ class ActivationStarts:
         if right.code is not None:
             self.rights.check_usable(right.code)
 
-    async def known_code(self, text: str) -> Right:
-        """The code with this text, whether or not it may be used, with its tenant. Raises CodeRefused."""
-        try:
-            secret = parse_secret("cac", text)
-        except SecretFormatError as error:
-            raise CodeRefused from error
-        code = await self.codes.find_by_hash(secret_hash(secret))
+    async def proved_code(self, proof_key: str) -> Right:
+        """The code with this public key, whether or not it may be used, with its tenant. Raises CodeRefused."""
+        return await self._with_tenant(await self.codes.find_by_proof_key(proof_key))
+
+    async def _with_tenant(self, code: CodeRow | None) -> Right:
+        """The code with its tenant. Raises CodeRefused for an unknown one."""
         if code is None:
             raise CodeRefused
         tenant = await self.tenants.find(code.tenant)

@@ -16,7 +16,7 @@ import msgspec
 
 from cloud.fabric.attestation.evidence import NodeKey
 from cloud.fabric.entropy import Entropy
-from cloud.fabric.errors import AirgapInvalid, AirgapOutdated
+from cloud.fabric.errors import AirgapInvalid, AirgapOutdated, CodeRefused
 from cloud.fabric.service.activations.starts import ActivationStarts, Claim, Right
 from cloud.fabric.service.activations.with_tpm import Activations, ChipProof
 from cloud.fabric.service.airgap.contacts import Contacts
@@ -33,6 +33,7 @@ from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow
 from cloud.http.guard import Operator
+from protocol.airgap.code_proof import CodeProofInvalid, open_code_proof
 from protocol.airgap.request import OpenedRequest
 from protocol.airgap.sealing import SECRET_BYTES
 from protocol.encoding import sha256_hex
@@ -71,7 +72,7 @@ class FileActivations:
         Raises CodeRefused, CodeExpired, CodeRevoked, EvidenceNotAccepted, TierNotAllowed, CsrRefused, AirgapInvalid,
         AirgapOutdated, and as `Admissions.admit` and `Confirmations.commit`.
         """
-        right = await self.starts.known_code(opened.request.code)
+        right = await self._code(opened)
         evidence, key = _evidence(opened)
         chip = await self.chip_challenges.checked(right.tenant, evidence, self.now())
         csr = opened.request.csr
@@ -99,6 +100,15 @@ class FileActivations:
             salt=right.tenant.fingerprint_salt,
             renewal=renewal,
         )
+
+    async def _code(self, opened: OpenedRequest) -> Right:
+        """The code that the request proves. An invalid proof and an unknown code get the same answer. Raises CodeRefused."""
+        request = opened.request
+        try:
+            key = open_code_proof(request.code, request.request, request.public_key)
+        except CodeProofInvalid as error:
+            raise CodeRefused from error
+        return await self.starts.proved_code(key)
 
     async def _activation(
         self, opened: OpenedRequest, right: Right, chip: CheckedChip, ak_public: bytes

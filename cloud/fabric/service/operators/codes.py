@@ -21,6 +21,7 @@ from cloud.fabric.store.keys import code_key, node_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import CodeRow
 from cloud.http.guard import Operator
+from protocol.airgap.code_proof import proof_key
 from protocol.codes import ENTROPY_BYTES, make_secret, secret_hash
 from protocol.encoding import json_encode
 from protocol.ids import CodeId, NodeId, TenantId
@@ -65,6 +66,7 @@ class Codes:
             id=CodeId(new_id("code", now, self.entropy)),
             tenant=tenant,
             secret_hash=secret_hash(secret),
+            proof_key=proof_key(secret),
             profile=body.profile,
             entitlements=_grants(body),
             lease=body.lease,

@@ -22,9 +22,9 @@ from cloud.fabric.errors import (
 )
 from protocol.airgap.answer import open_claims
 from protocol.airgap.errors import SealUnopened
-from protocol.airgap.request import Request, certified_data
+from protocol.airgap.request import Request, RequestFile, certified_data
 from protocol.airgap.sealing import SECRET_BYTES, open_sealed
-from protocol.encoding import json_encode
+from protocol.encoding import json_decode, json_encode
 from protocol.evidence import EndorsementEvidence
 from protocol.limits import CONFIRM_WITHIN
 from protocol.signed.statements import Lease, Suspension
@@ -129,6 +129,20 @@ async def test_codes_and_seats(world: World) -> None:
     await world.parts.operators.codes.revoke(ALICE, gone.code.id)
     with pytest.raises(CodeRevoked):
         await third.send(third.text("activate", code=gone.secret))
+
+
+async def test_a_request_does_not_show_its_code(world: World) -> None:
+    """A reader of the file has no seat. The code itself in a request is refused, and so is the proof of another one."""
+    code, site = await world.code(), a_site(world)
+    text = site.text("activate", code=code.secret)
+    assert code.secret.removeprefix("cac_") not in text
+    copied = json_decode(text.encode(), RequestFile)
+    stolen = json_decode(copied.body.encode(), Request).code
+    thief = a_site(world, "ek 2")
+    for proof in (stolen, code.secret):
+        made = msgspec.structs.replace(thief.request("activate"), code=proof)
+        await refused(thief, json_encode(thief.file(made)).decode(), CodeRefused)
+    assert isinstance(site.take(await site.answered(text)), Lease)
 
 
 async def test_a_code_that_was_revoked_after_the_answer_does_not_stop_a_repeat(world: World) -> None:
