@@ -244,6 +244,9 @@ class Imports:
             await state.floors.raise_now()
         if self.hardware.unjudged:
             await licence.check_hardware()
+        with suppress(StateError):  # An older token will do next time.
+            token = partial(state.renewal_tokens.store, identity.generation, found.body.renewal)
+            await on_disk(token, seconds_max=DISK_SECONDS_MAX)
         receipt = receipt_of(carried.file, found.claims, state.time.high().replace(microsecond=0))
 
         def store() -> None:

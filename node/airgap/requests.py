@@ -19,6 +19,7 @@ from node.airgap.store import AirgapRecord, AirgapStore, StoredActivation, Store
 from node.clock import Clock
 from node.config import AGENT_VERSION, BUILT_AT
 from node.disk.boot import BootRecord
+from node.disk.identity import Identity
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import NodeError, StateError
 from node.exchanges.session import fresh_nonce
@@ -75,6 +76,7 @@ async def refresh_request(
         return stored
     licence.verdict()  # compares the floor record with the counter that the TPM has shown
     holder = keys.holder_of(tpm, identity.node_key)
+    token = await on_disk(partial(state.renewal_tokens.token, identity.generation), seconds_max=DISK_SECONDS_MAX)
     clock, csr = await holder.run(partial(_clock_and_csr, node_key=identity.node_key))
     components = await components_in_time()
     trusted = licence.trust.value
@@ -94,11 +96,12 @@ async def refresh_request(
         unreadable=tuple(sorted(components.unreadable)),
         receipt=record.receipt or None,
         development=development,
+        renewal=token or msgspec.UNSET,
     )
     body = wire.body_of(made)
     signed = wire.signed_bytes(body, made.request, identity.node_key.public_key())
-    signature = await holder.run(lambda esys: keys.sign(esys, identity.node_key, signed))
-    file = wire.assembled(body, signed, signature)
+    signature, quote = await holder.run(partial(_signed, identity=identity, signed=signed, body=body))
+    file = wire.assembled(body, signed, signature, pcr_quote=quote)
     return await _stored(store, record, _stored_request(made, file, state.time, identity.generation))
 
 
@@ -198,6 +201,14 @@ async def _chip(tpm: Tpm) -> _Chip:
 def _clock_and_csr(esys: Esys, node_key: WrappedKey) -> tuple[ClockInfo | msgspec.UnsetType, bytes]:
     clock = msgspec.UNSET if node_key.in_software else keys.read_clock(esys)
     return clock, keys.certificate_request(esys, node_key)
+
+
+def _signed(esys: Esys, identity: Identity, signed: bytes, body: bytes) -> tuple[bytes, PcrQuote | msgspec.UnsetType]:
+    """The signature of a refresh, and with a TPM a quote of the PCRs."""
+    signature = keys.sign(esys, identity.node_key, signed)
+    if identity.node_key.in_software:
+        return signature, msgspec.UNSET
+    return signature, evidence.pcr_quote(esys, identity.ak, wire.certified_data(body))
 
 
 def _proved(esys: Esys, chip: _Chip, signed: bytes, body: bytes) -> tuple[bytes, KeyEvidence, PcrQuote]:

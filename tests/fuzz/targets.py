@@ -31,6 +31,9 @@ from node.exchanges.activation_file import ActivationFileInvalid, parse_activati
 from node.licensing.verdict import STATES
 from node.local.client import AgentRefused, AgentUnusable, Reply, expect
 from node.local.documents import EntitlementDocument, LicenseDocument, StatusDocument, license_document
+from protocol.airgap.errors import AirgapError
+from protocol.airgap.forms import printed, qr_text, read_answer, read_request, to_file
+from protocol.airgap.request import open_request
 from protocol.codes import make_secret
 from protocol.encoding import json_decode, json_encode
 from protocol.evidence import EndorsementEvidence, KeyEvidence, OtherEndorsement
@@ -51,6 +54,7 @@ from protocol.messages.est import (
     encode_certs_only,
     media_type,
 )
+from tests.protocol.airgap.examples import an_activation, an_answer, opened, signed_request
 from tests.simulators import forged_evidence as forged
 from tests.simulators import odd_certificates as odd
 from tests.simulators.licensed import AT, SimulatedAgent
@@ -267,6 +271,22 @@ def _trust() -> TenantTrust:
 
 _TRUST = _trust()
 
+# Files of nodes without a network
+
+
+def _carried(data: bytes) -> None:
+    with suppress(AirgapError):
+        open_request(read_request(data))
+    with suppress(AirgapError):
+        read_answer(data)
+
+
+def _carried_files() -> Iterator[bytes]:
+    request, answer = signed_request(an_activation()), an_answer(opened())
+    for document in (request, answer):
+        yield from (to_file(document), printed(document).encode(), qr_text(document).encode())
+
+
 TARGETS = {
     target.name: target
     for target in (
@@ -279,6 +299,7 @@ TARGETS = {
         Target("settings", _settings, _settings_files),
         Target("activation-file", _activation_file, _activation_files),
         Target("socket-answer", _socket_answer, _socket_answers),
+        Target("carried", _carried, _carried_files),
     )
 }
 

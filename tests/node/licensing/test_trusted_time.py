@@ -405,3 +405,51 @@ def test_a_wall_clock_at_the_beginning_of_the_calendar(site: Site) -> None:
     site.machine.run(DAY)
     clocks = site.machine.clocks()._replace(wall=lambda: datetime.min.replace(tzinfo=UTC))
     assert TrustedTime(site.stored, clocks).high() >= START
+
+
+# A signed time that was carried to the machine
+
+
+def test_a_delivered_time_leaves_a_right_clock_alone(site: Site) -> None:
+    """The answer was signed a day before the import, and the journey took that day."""
+    site.machine.run(3 * DAY)
+    signed_at = site.machine.true - DAY
+    site.time.delivered(signed_at, signed_at + 14 * DAY)
+    judged = site.time.judged()
+    assert (judged.high, judged.suspect, site.time.confirmed) == (site.machine.true, False, True)
+    assert site.time.low() >= signed_at
+
+
+@pytest.mark.parametrize("error", [-400 * DAY, 400 * DAY])
+def test_a_delivered_time_corrects_a_wrong_clock(site: Site, error: timedelta) -> None:
+    site.reboot(wall=site.machine.true + error)
+    signed_at = site.machine.true + HOUR
+    site.machine.run(2 * HOUR)
+    site.time.delivered(signed_at, signed_at + 14 * DAY)
+    assert site.time.high() == max(signed_at, site.time.low()) <= site.machine.true
+    assert site.time.judged().suspect
+
+
+def test_in_the_boot_of_the_request_a_delivered_time_is_near(site: Site) -> None:
+    """The clock is an hour ahead, and half an hour has passed since the request."""
+    site.machine.run(HOUR)
+    site.machine.set_wall(site.machine.true + HOUR)
+    signed_at = site.machine.true - 10 * MINUTE
+    site.time.delivered(signed_at, signed_at + 30 * MINUTE)
+    assert site.time.high() == max(signed_at, site.time.low()) <= site.machine.true
+
+
+def test_a_delivered_time_shows_a_tpm_clock_that_was_set_forward(site: Site) -> None:
+    clock = site.machine.tpm()
+    site.time.observe(msgspec.structs.replace(clock, clock=clock.clock + 90 * 86_400_000))
+    assert site.time.low() > site.machine.true + 60 * DAY
+    site.time.delivered(site.machine.true, site.machine.true + HOUR)
+    assert site.time.low() <= site.machine.true + HOUR
+
+
+def test_a_delivered_time_takes_nothing_back(site: Site) -> None:
+    site.machine.run(DAY)
+    site.cloud()
+    before = site.time.low(), site.time.high(), site.time.floor
+    site.time.delivered(site.machine.true - 5 * DAY, site.machine.true + DAY)
+    assert (site.time.low(), site.time.high(), site.time.floor) == before

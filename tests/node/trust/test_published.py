@@ -15,6 +15,7 @@ from cloud.fabric.tuf.repository import MetadataFile
 from node.disk import calls
 from node.errors import DiskFull, StateError
 from node.trust import files, published
+from node.trust.errors import TrustOlder
 from node.trust.published import TrustError, TrustUnreachable, load, refresh, repair, stage
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import TrustPin
@@ -257,3 +258,63 @@ async def test_another_cloud_may_take_over_a_machine(repository: Repository, tmp
     with Repository(content(port=9000), now=START - DAY).served() as other:
         assert (await bootstrap(other, tmp_path, START)).urls.fabric == "https://127.0.0.1:9000"
         assert load(tmp_path).repository_url == other.url
+
+
+def carried(repository: Repository, above: int = 0) -> dict[str, str]:
+    """The files of a repository, as an answer has them."""
+    snapshot, targets = repository.latest.snapshot, repository.latest.targets
+    data = {
+        "metadata/timestamp.json": repository.latest.timestamp.data,
+        f"metadata/{snapshot.version}.snapshot.json": snapshot.data,
+        f"metadata/{targets.version}.targets.json": targets.data,
+    }
+    roots = {number: file.data for (role, number), file in repository.store.files.items() if role == "root"}
+    data |= {f"metadata/{number}.root.json": root for number, root in roots.items() if number > above}
+    data |= {f"targets/{digest}.{name}": target for (name, digest), target in repository.store.contents.items()}
+    return {path: content.decode() for path, content in data.items()}
+
+
+async def test_carried_files_are_verified_from_the_pin_like_those_of_a_repository(
+    repository: Repository, tmp_path: Path
+) -> None:
+    staged = await published.stage_files(
+        carried(repository), "http://a.example", repository.pin, tmp_path, clock=at(START)
+    )
+    assert repository.requests == []
+    assert not (tmp_path / "trust").exists()
+    assert published.root_version(tmp_path) == 0
+    assert published.origin(tmp_path) is None
+    kept = await staged.keep()
+    assert kept.generation == load(tmp_path).generation == 1
+    assert kept.bundle == load(tmp_path).bundle
+    assert (published.root_version(tmp_path), published.origin(tmp_path)) == (1, ("http://a.example", repository.pin))
+    repository.replace(content(port=9000), now=START + DAY)
+    later = carried(repository, above=1)
+    assert "metadata/1.root.json" not in later
+    staged = await published.stage_files(later, "http://a.example", repository.pin, tmp_path, clock=at(START + DAY))
+    assert staged.value.urls.fabric == "https://127.0.0.1:9000"
+
+
+@pytest.mark.parametrize("missing", ["metadata/timestamp.json", "metadata/1.root.json", "targets/"])
+async def test_carried_files_that_are_not_complete_are_refused(
+    repository: Repository, tmp_path: Path, missing: str
+) -> None:
+    files = {path: data for path, data in carried(repository).items() if not path.startswith(missing)}
+    with pytest.raises(TrustError, match="published trust that was carried here"):
+        await published.stage_files(files, "http://a.example", repository.pin, tmp_path, clock=at(START))
+
+
+async def test_carried_files_that_are_older_or_altered_are_refused(repository: Repository, tmp_path: Path) -> None:
+    old = carried(repository)
+    pin, url = repository.pin, "http://a.example"
+    repository.replace(content(port=9000), now=START + DAY)
+    await (await published.stage_files(carried(repository), url, pin, tmp_path, clock=at(START + DAY))).keep()
+    with pytest.raises(TrustOlder, match="older than the trust of this machine"):
+        await published.stage_files(old, url, pin, tmp_path, clock=at(START + DAY))
+    altered = {path: data.replace("9000", "9001") for path, data in carried(repository).items()}
+    with pytest.raises(TrustError):
+        await published.stage_files(altered, url, pin, tmp_path / "empty", clock=at(START + DAY))
+    other = Repository()
+    with pytest.raises(TrustError):
+        await published.stage_files(carried(other), url, pin, tmp_path, clock=at(START + DAY))
+    assert load(tmp_path).urls.fabric == "https://127.0.0.1:9000"

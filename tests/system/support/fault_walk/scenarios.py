@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -19,9 +20,10 @@ from protocol.airgap.answer import AnswerFile
 from protocol.encoding import json_decode, json_encode
 from protocol.faults import Stage
 from protocol.ids import make_id
-from tests.system.support.fault_walk.carried import request_of
 from tests.system.support.fault_walk.site import LEASE_SECONDS, WAITS, Interrupted, Lane, Prepared, Site
 
+USED = 65
+"""The exit code of an import whose answer was used before."""
 RETURN_SECONDS_MAX = 30
 """The longest time from the death of a process to the end of the checks."""
 
@@ -59,6 +61,7 @@ Situation = Literal[
     "lease over",
     "rekeyed",
     "restored cloud",
+    "carried activation",
 ]
 
 
@@ -165,6 +168,14 @@ def _rekeyed(lane: Lane) -> Prepared:
     return lane.keep(site)
 
 
+def _carried(lane: Lane) -> Prepared:
+    """A new machine without a network, whose request for an activation was answered."""
+    site = lane.site("new")
+    _carry(site, "--file", str(site.file))
+    site.end()
+    return lane.keep(site)
+
+
 def _restored(lane: Lane) -> Prepared:
     """Fabric's database is put back from before the second generation, and knows nothing of a node that was closed."""
     site = lane.site("active")
@@ -195,6 +206,7 @@ PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "lease over": _lease_over,
     "rekeyed": _rekeyed,
     "restored cloud": _restored,
+    "carried activation": _carried,
 }
 
 
@@ -233,10 +245,36 @@ def _suspend_and_resume(site: Site) -> None:
 def _answer_file(site: Site) -> None:
     """Answer a request that was carried in a file. The repeat gets the stored answer, or makes it."""
     site.serve()
-    answer = site.directory / "answer.json"
-    site.operate("airgap", "answer", str(request_of(site)), "--out", str(answer))
+    request, answer = site.directory / "request.json", site.directory / "answer.json"
+    site.command("request", "--out", str(request))
+    site.operate("airgap", "answer", str(request), "--out", str(answer))
     assert site.cloud.rows("fabric", "SELECT count(*), max(state) FROM airgap_exchange") == [(1, "answered")]
     assert json_decode(answer.read_bytes(), AnswerFile).body
+
+
+def _answer_of(site: Site) -> Path:
+    """The file of the carried answer. It is beside the cloud's files, which a situation keeps."""
+    return site.cloud.directory / "answer.json"
+
+
+def _carry(site: Site, *options: str) -> None:
+    """Make a request, and have it answered. A repeat makes the same request."""
+    site.serve()
+    request = site.directory / "request.json"
+    site.command("request", *options, "--out", str(request))
+    site.operate("airgap", "answer", str(request), "--out", str(_answer_of(site)))
+
+
+def _refresh_by_file(site: Site) -> None:
+    _carry(site)
+    _import_file(site)
+
+
+def _import_file(site: Site) -> None:
+    """Import the carried answer. A repeat after the receipt is refused by name, because the answer was used."""
+    site.serve()
+    site.command("license", "import", str(_answer_of(site)), expect=(0, USED))
+    site.closed()
 
 
 def _renew(site: Site) -> None:
@@ -521,6 +559,10 @@ SCENARIOS = (
     ),
     Scenario("another rekey", "rekeyed", _rekey, (("node.key.prune",),), renewed=True),
     Scenario("answer to a file", "active", _answer_file, (("fabric.airgap.answer",),)),
+    Scenario("refresh by file", "active", _refresh_by_file, (("node.airgap.request",),)),
+    Scenario(
+        "activation by file", "carried activation", _import_file, (("node.airgap.generation", "node.airgap.receipt"),)
+    ),
     Scenario("wrong answer of a renewal", "active", _answer_renewal_wrongly, (("fabric.renewal.answer",),)),
     Scenario("revocation", "active", _revoke, (("fabric.standing.commit", "fabric.generation.close"),)),
     Scenario("revoked while off", "revoked", _come_back, (("node.tombstone.write",), ("fabric.revocation.tell",))),
