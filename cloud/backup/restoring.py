@@ -79,23 +79,31 @@ async def restore(order: Order, now: Callable[[], datetime], progress: Progress)
     at = now()
     _check_manifest(order.backup, summary.manifest, order.services, at)
     target = Target(order.directory.absolute())
-    before = target.marker()
     marker = Marker(
         "loading",
         summary.trailer.sha256,
         order.services,
         {service: str(_location(order, target.folder(service), service)) for service in order.services},
     )
+    before = _check_target(target, marker)
+    for service, location in order.databases.items():
+        if service in order.services and (before is None or before.state == "loading"):
+            await check_empty(service, location)
+    with target.locked():
+        before = _check_target(target, marker)  # another restore may have begun or ended meanwhile
+        if before is not None and before.state == "finishing":
+            return await _finished(target, before, summary)
+        return await _Restore(order, target, marker, summary, at, progress).run()
+
+
+def _check_target(target: Target, marker: Marker) -> Marker | None:
+    """Return the marker of an interrupted restore that this one may repeat. Raises BackupRefused."""
+    before = target.marker()
     if before is None:
-        target.check_free(order.services)
+        target.check_free(marker.services)
     else:
         _check_repeat(target, before, marker)
-    if before is not None and before.state == "finishing":
-        return await _finished(target, before, summary, at)
-    for service, location in order.databases.items():
-        if service in order.services:
-            await check_empty(service, location)
-    return await _Restore(order, target, marker, summary, at, progress).run()
+    return before
 
 
 def _location(order: Order, folder: Path, service: ServicePart) -> Location:
@@ -129,7 +137,7 @@ def _check_repeat(target: Target, before: Marker, marker: Marker) -> None:
         )
 
 
-async def _finished(target: Target, marker: Marker, summary: Summary, at: datetime) -> Restored:
+async def _finished(target: Target, marker: Marker, summary: Summary) -> Restored:
     """Remove the marks of a restore that has put everything in its place."""
     for service in marker.services:
         async with opened_for_loading(service, parse_location(marker.databases[service])) as engine:
@@ -184,7 +192,7 @@ class _Restore:
                     await end_loading(service, self._place(service), engine)
             token = await self._mark()
         await asyncio.to_thread(self._put_in_place, token)
-        return await _finished(self._target, self._marker, self._summary, self._at)
+        return await _finished(self._target, self._marker, self._summary)
 
     def _place(self, service: ServicePart) -> Location:
         """Where the database is while it is loaded."""

@@ -7,8 +7,11 @@ settings of the installation (`cloud.process.settings`). It has one of two state
 - `finishing`: everything is in its place, and databases may still be marked. A repeat only removes the marks.
 """
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +69,27 @@ class Target:
     def folder(self, service: ServicePart) -> Path:
         return self.directory / service
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory, and exclude another restore into it. The lock ends with this process.
+
+        Raises BackupRefused (`restore_running`).
+        """
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BackupRefused(
+                    "restore_running",
+                    f"cannot restore into {self.directory}: another restore into it is running",
+                    "Wait for its end. Nothing was changed.",
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
     def check_free(self, services: tuple[ServicePart, ...]) -> None:
         """Raises BackupRefused (`target_in_use`) if the directory has a file that the restore would write."""
         used = [self.folder(service) for service in services if self.folder(service).exists()]
@@ -79,9 +103,8 @@ class Target:
             )
 
     def begin(self, marker: Marker) -> None:
-        """Make the directory and the marker, after removing what an interrupted restore has left."""
+        """Write the marker, and remove what an interrupted restore has left. Call it inside `locked`."""
         before = self.marker()
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with fault_point("restore.marker.write"):
             write_secret(self.marker_file, msgspec.json.encode(marker))
         for service in marker.services:

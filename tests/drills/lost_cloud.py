@@ -25,6 +25,7 @@ from tests.system.support.lost_cloud import (
     lose,
     restored,
     twice,
+    unknown_to_the_issuer,
 )
 from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
 
@@ -85,6 +86,7 @@ def _drill(
     lose(cloud)
     new = restored(cloud, copies, scratch / "second", server=not options.to_sqlite)
     stack.enter_context(ended(new))
+    assert unknown_to_the_issuer(new) == [], "Fabric has generations that Breakwater does not know"
     say("the nodes come back")
     for customer in groups:
         customer.paper.cloud = new

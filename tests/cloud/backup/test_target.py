@@ -20,7 +20,8 @@ MARKER = Marker("loading", "00", BOTH, {"fabric": "/a", "breakwater": "/b"})
 def test_a_repeat_removes_what_the_interrupted_restore_made(tmp_path: Path) -> None:
     target = Target(tmp_path / "new")
     assert target.marker() is None
-    target.begin(MARKER)
+    with target.locked():
+        target.begin(MARKER)
     target.write_file("fabric/keys/a.pem", b"a", BOTH)
     target.write_file("operator/env", b"a", BOTH)
     target.publish(("fabric",))
@@ -37,6 +38,16 @@ def test_a_repeat_removes_what_the_interrupted_restore_made(tmp_path: Path) -> N
         "secrets",
     ]
     assert names_in(target.building("fabric")) == names_in(target.directory / "operator") == []
+
+
+def test_two_restores_into_one_directory(tmp_path: Path) -> None:
+    target = Target(tmp_path / "new")
+    with target.locked():
+        with pytest.raises(BackupRefused) as refused, Target(tmp_path / "new").locked():
+            raise AssertionError("the directory is locked")
+        assert refused.value.code == "restore_running"
+    with Target(tmp_path / "new").locked():
+        pass
 
 
 def test_the_marker_names_the_state_and_goes_at_the_end(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A backup is one consistent point of both services, and a whole file or none."""
 
-import os
+import errno
+import resource
 import shutil
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -18,7 +20,6 @@ from cloud.storage.errors import DatabaseMissing
 from cloud.storage.whole.shapes import Snapshot
 from cloud.storage.whole.snapshot import snapshot_of
 from tests.cloud.backup.support import UNLOCK, back_up, copy_of, databases_of, mode_and_size, names_in, over
-from tests.fault_hooks import hooked
 
 
 async def put(location: Location, table: str, name: str, value: object) -> None:
@@ -88,17 +89,28 @@ async def test_a_missing_key_file_stops_the_backup(installed: Installation, tmp_
     assert names_in(tmp_path) == ["cloud"]
 
 
-async def test_a_missing_database_or_a_full_disk_leaves_nothing(installed: Installation, tmp_path: Path) -> None:
+async def test_a_missing_database_leaves_nothing(installed: Installation, tmp_path: Path) -> None:
     databases = databases_of(installed) | {"fabric": tmp_path / "lost.sqlite"}
     with pytest.raises(DatabaseMissing):
         await back_up(over(installed, databases), tmp_path / "b")
+    assert names_in(tmp_path) == []
 
-    def full(name: str, _: str) -> None:
-        if name == "backup.file.sync":
-            raise OSError(28, os.strerror(28))
 
-    with hooked(full), pytest.raises(OSError, match="No space"):
+@pytest.fixture
+def short_files() -> Iterator[None]:
+    """No file of this process can be longer than a part of a backup, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (36_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_file_that_cannot_be_written_to_its_end_leaves_nothing(
+    installed: Installation, tmp_path: Path, short_files: None
+) -> None:
+    with pytest.raises(OSError) as raised:  # noqa: PT011  (the number of the error is checked)
         await back_up(installed, tmp_path / "b")
+    assert raised.value.errno == errno.EFBIG
     assert names_in(tmp_path) == []
 
 

@@ -90,6 +90,10 @@ class Customer:
             self.statement = before
 
 
+_GENERATIONS = "SELECT node, number FROM generation LIMIT 100000"
+_OPENED = "SELECT node, generation FROM generation LIMIT 100000"
+
+
 class Issued(msgspec.Struct, frozen=True):
     """What Breakwater has issued: certificates by serial number (hex), and CRLs by `SHARD:NUMBER`, each in DER."""
 
@@ -179,3 +183,10 @@ def restored(cloud: Cloud, copies: Copies, directory: Path, *, server: bool = Tr
 def check_certificates(cloud: Cloud) -> int:
     """Run `cascade pki check`. Returns the number of errors."""
     return int(cloud.run("pki", "check", "--dir", str(cloud.directory))["errors"])
+
+
+def unknown_to_the_issuer(cloud: Cloud) -> list[str]:
+    """The generations that Fabric has stored and Breakwater has not. A consistent pair of databases has none."""
+    generations = {(str(node), int(number)) for node, number in cloud.rows("fabric", _GENERATIONS)}
+    opened = {(str(node), int(number)) for node, number in cloud.rows("breakwater", _OPENED)}
+    return [f"{node} {number}" for node, number in sorted(generations - opened)]
