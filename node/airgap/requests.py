@@ -71,7 +71,9 @@ async def refresh_request(
         raise NothingToRefresh(f"cannot {TASK}: no generation of this machine is confirmed")
     store = AirgapStore(state.directory)
     record = await on_disk(store.load, seconds_max=DISK_SECONDS_MAX)
-    stored = None if new else _outstanding(record, state.time.high(), "refresh")
+    # An activation over a network has made the request of an activation void.
+    void = record.request and record.request.activation and record.request.generation < identity.generation
+    stored = None if new or void else _outstanding(record, state.time.high(), "refresh")
     if stored is not None and stored.generation == identity.generation and _is_by(stored, identity.node_key):
         return stored
     licence.verdict()  # compares the floor record with the counter that the TPM has shown

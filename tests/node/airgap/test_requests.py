@@ -1,20 +1,24 @@
 """Requests: one is outstanding and shown again with the same bytes, and it has what the cloud needs."""
 
 from datetime import timedelta
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from node.airgap.errors import NoChip, RequestOutstanding
 from node.airgap.requests import NothingToRefresh, activation_request, held_generation, refresh_request
 from node.airgap.store import AirgapStore, StoredRequest
+from node.hwbind import keys
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Licence
 from protocol.airgap.forms import printed, qr_text, read_request
 from protocol.airgap.request import REQUEST_LIFE, OpenedRequest, open_request
 from protocol.airgap.text import qr_bytes_max
-from tests.node.airgap.conftest import Site, activation_file
+from tests.node.airgap.conftest import Site, activation_file, install_trust
+from tests.node.shells import apply, identity
 from tests.simulators.carried_answers import Answerer
-from tests.simulators.fabric import NODE, TENANT, utc_now
+from tests.simulators.fabric import NODE, TENANT, Fabric, utc_now
 
 pytestmark = pytest.mark.slow
 
@@ -93,6 +97,31 @@ async def test_another_kind_or_file_needs_the_word_new(site: Site, operators: An
     licence = await licence_of(site)
     with pytest.raises(RequestOutstanding, match="of the kind activate is outstanding"):
         await refresh_request(site.state, licence, site.tpm)
+
+
+async def test_a_later_activation_makes_the_request_of_an_earlier_one_void(
+    site: Site, operators: Answerer, quiet: Fabric
+) -> None:
+    await activation(site, operators)
+    licence = await licence_of(site)
+    licence._identity = msgspec.structs.replace(licence.identity, generation=2)
+    assert (await refresh_request(site.state, licence, site.tpm)).outstanding.kind == "refresh"
+
+
+async def test_a_node_without_a_tpm_asks_and_imports(tmp_path: Path, operators: Answerer, quiet: Fabric) -> None:
+    site = Site(tmp_path / "software", Tpm("none"))
+    install_trust(site.directory, operators, tmp_path / "scratch")
+    site.state.identities.save_generation(identity(quiet, keys.NO_KEY, keys.create_software_key()))
+    site.state.identities.switch_to(1)
+    quiet.confirmed = 1
+    quiet.lease_fields = {"tier": "software"}
+    quiet.say(quiet.lease())
+    apply(site.start(), quiet, quiet.statement)
+    stored = await refresh_request(site.state, await licence_of(site), site.tpm)
+    assert (opened(stored).request.clock.tpm, opened(stored).file.pcr_quote) == (msgspec.UNSET, msgspec.UNSET)
+    quiet.say(quiet.suspension())
+    licence = await site.receive(operators.answer(stored.file))
+    assert licence.verdict().state == "suspended"
 
 
 async def test_without_a_tpm_or_a_generation_there_is_no_request(empty: Site, site: Site, operators: Answerer) -> None:
