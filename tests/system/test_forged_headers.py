@@ -185,7 +185,7 @@ def batches(headers: dict[str, str]) -> list[dict[str, str]]:
 
 # The parts of an answer that differ between two equal requests
 
-_ID = re.compile(r"\b(?:ten|node|code|act|tok|aud|cert)_[0-9a-z]{26}\b")
+_ID = re.compile(r"\b(?:ten|node|code|act|tok|aud|cert|rcv|rcc)_[0-9a-z]{26}\b")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)?")
 _JWS = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
 _RANDOM = {

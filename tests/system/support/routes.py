@@ -29,8 +29,9 @@ from cloud.http.metrics import Metrics
 from cloud.mtls.peer import PeerChecks, PeerTrust
 from lab.cloud import Cloud
 from lab.processes import ended, wait_until
-from protocol.messages.activation import Challenge, StartActivation
+from protocol.messages.activation import AwaitedApproval, Challenge, StartActivation
 from protocol.messages.est import TYPE_PKCS10, encode_base64
+from protocol.messages.recovery import RecoveryClaim
 from protocol.messages.renewal import PATH_RENEWALS, RenewalChallenge, Renewed, StartRenewal, path_proof
 from protocol.messages.sessions import Ask
 from protocol.messages.software import RenewSoftware, StartSoftwareActivation
@@ -103,6 +104,9 @@ class World:
         self.token = (cloud.directory / "operator" / "token").read_text().strip()
         self._code_id = str(cloud.run("code", "create", self.tenant, "--out", str(directory / "spare"))["code"]["id"])
         self._token_id = str(cloud.run("token", "create", "spare", "--out", str(directory / "token"))["token"]["id"])
+        issued = cloud.run("recovery", "codes", "issue", "--tenant", self.tenant, "--out", str(directory / "recovery"))
+        self._recovery_code_id = str(issued["codes"][0]["id"])
+        self._case = self._waiting_case()
         self._challenge = self.spare.start(self.code).into(Challenge)
         self._proof = self.spare.proof(self._challenge)
         body = StartRenewal(self.spare.device, self.spare.evidence(), "1.0")
@@ -119,6 +123,16 @@ class World:
         self._software = SoftwareNode(cloud)
         self._software_activation, self._software_proof = self._software.start(self._software_code)
         self._wires: dict[tuple[Service, Caller], Wire] = {}
+
+    def _waiting_case(self) -> str:
+        """The recovery case of another machine that asks for the victim's node, and waits."""
+        lost = PaperNode(self.cloud, "lost")
+        claim = RecoveryClaim(node=self.victim.node, situation="hardware-replaced")
+        start = StartActivation("", lost.evidence(), "1.0", claim)
+        challenge = once(self.cloud, "fabric", "POST", "/v1/activations", start).into(Challenge)
+        awaited = lost.prove(challenge, lost.proof(challenge)).into(AwaitedApproval).recovery
+        assert awaited is not msgspec.UNSET
+        return awaited.case
 
     def identity(self, caller: Caller) -> Identity | None:
         return {"other": self.session, "fabric": self.fabric}.get(caller)
@@ -143,10 +157,10 @@ class World:
         values = {
             "{tenant}": self.tenant,
             "{node}": self.condemned.node if ends else self.victim.node,
-            "{code}": self._code_id,
+            "{code}": self._recovery_code_id if "/recovery/" in path else self._code_id,
             "{token}": self._token_id,
             "{sha256}": "ab" * 32,
-            "{case}": "rcv_" + "0" * 26,
+            "{case}": self._case,
             "{activation}": self._software_activation if "software" in path else self._challenge.activation,
             "{renewal}": self._renewing.renewal,
             "{authority}": "nodes-1",
