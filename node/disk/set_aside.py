@@ -8,6 +8,7 @@ from pathlib import Path
 
 from node.disk.files import ensure_private_dir, list_directory, read_bounded, write_directory
 from node.errors import StateError
+from protocol.faults import fault_point
 
 
 def set_aside(state_dir: Path, generation: int) -> Path:
@@ -26,5 +27,6 @@ def set_aside(state_dir: Path, generation: int) -> Path:
             files[name] = read_bounded(path)
     kept = state_dir / "set-aside" / f"g-{generation}"
     ensure_private_dir(kept.parent)
-    write_directory(kept, files)
+    with fault_point("node.recovery.aside"):
+        write_directory(kept, files)
     return kept

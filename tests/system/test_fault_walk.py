@@ -54,7 +54,6 @@ _OTHERWISE = {
     "node/licensing/boot_time.py": "the same; without it the time of the boot is taken from the wall clock",
     "node/licensing/store.py:_set_tombstone_aside": "until it is done, each answer of the cloud repeats it",
     "node/licensing/renewal_tokens.py:_forget_others": "tokens of closed generations, which no session presents",
-    "node/disk/set_aside.py:set_aside": "a copy that no agent reads; a repeat of the recovery writes it again",
     "node/disk/identity.py:make_private": "the content that is there already, in a file that no other user has open",
     "node/trust/files.py:scratch": "the scratch directory of one update; no start reads it",
     "node/trust/files.py:scratch_in_memory": "a scratch directory in memory, while the disk cannot be written",

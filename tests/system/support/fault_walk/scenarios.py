@@ -60,6 +60,8 @@ Situation = Literal[
     "unpublished trust",
     "lease over",
     "rekeyed",
+    "cleared",
+    "approved recovery",
     "restored cloud",
     "carried activation",
 ]
@@ -192,6 +194,23 @@ def _restored(lane: Lane) -> Prepared:
     return lane.keep(site)
 
 
+def _cleared(lane: Lane) -> Prepared:
+    """A node whose chip was cleared: it cannot make the parent of the stored keys any more. Its EK is the recorded one."""
+    site = lane.site("active")
+    site.end()
+    site.lose_keys()
+    return lane.keep(site)
+
+
+def _approved_recovery(lane: Lane) -> Prepared:
+    """A recovery that an operator has approved. The machine has not come back yet."""
+    site = lane.site("cleared")
+    site.serve()
+    site.command("recover", "--no-wait", expect=(WAITS,))
+    site.approve_recoveries()
+    return lane.keep(site)
+
+
 PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "new": _new,
     "active": _active,
@@ -205,6 +224,8 @@ PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "unpublished trust": partial(_interrupted, "node.trust.publish"),
     "lease over": _lease_over,
     "rekeyed": _rekeyed,
+    "cleared": _cleared,
+    "approved recovery": _approved_recovery,
     "restored cloud": _restored,
     "carried activation": _carried,
 }
@@ -344,6 +365,21 @@ def _approve(site: Site) -> None:
     site.command("activate", str(site.file), "--no-wait", expect=(0, WAITS))
     site.approve()
     site.activate()
+
+
+def _recover(site: Site) -> None:
+    """Recover with an operator's approval. A repeat finds the case approved, or the machine intact."""
+    site.serve()
+    site.command("recover", "--no-wait", expect=(0, WAITS))
+    site.approve_recoveries()
+    site.command("recover", "--no-wait")
+    site.closed()
+
+
+def _come_back_approved(site: Site) -> None:
+    site.serve()
+    site.command("recover", "--no-wait")
+    site.closed()
 
 
 def _expire(site: Site) -> None:
@@ -495,6 +531,26 @@ SCENARIOS = (
         "new",
         _approve,
         (("node.activation.save", "node.activation.prove"), ("fabric.activation.prove",)),
+    ),
+    Scenario(
+        "recovery",
+        "cleared",
+        _recover,
+        (("fabric.activation.prove", "fabric.confirm.commit"),),
+    ),
+    Scenario(
+        "approved recovery",
+        "approved recovery",
+        _come_back_approved,
+        (
+            (
+                "node.recovery.aside",
+                "node.identity.save",
+                "node.confirm.send",
+                "node.identity.switch",
+                "node.activation.clear",
+            ),
+        ),
     ),
     Scenario(
         "lapse beside a generation in force",

@@ -249,6 +249,28 @@ class Site:
         for (activation,) in self.cloud.rows("fabric", "SELECT id FROM activation WHERE state = 'pending'"):
             self.operate("activation", "approve", str(activation), "--reason", "walk")
 
+    def approve_recoveries(self) -> None:
+        """Approve every recovery case that waits. Raises Interrupted."""
+        waiting = "SELECT id FROM recovery_case WHERE state = 'needs_operator'"
+        for (case,) in self.cloud.rows("fabric", waiting):
+            self.operate("recovery", "approve", str(case), "--reason", "walk")
+
+    def lose_keys(self) -> None:
+        """Name another parent of the stored keys, as if the TPM had been cleared: it cannot make this parent."""
+        store = IdentityStore(self.machine.state)
+        identity = store.current()
+        if identity is None:
+            raise Interrupted("no identity")
+        parent = b"\0\x0b" + bytes(32)
+        made = msgspec.structs.replace(
+            identity,
+            ak=msgspec.structs.replace(identity.ak, parent=parent, parent_public=None),
+            node_key=msgspec.structs.replace(identity.node_key, parent=parent, parent_public=None),
+        )
+        (self.machine.state / "current.json").unlink()
+        store.save_generation(made)
+        store.switch_to(identity.generation)
+
     def readmit(self) -> None:
         """Readmit the revoked node with a new code, as an operator does, and activate. Raises Interrupted."""
         (tenant,) = self.cloud.rows("fabric", "SELECT id FROM tenant")[0]
