@@ -6,6 +6,7 @@ The first rule that applies, from the top:
     nothing ties the machine to the node                        refuse
     another machine asks for the node, with no weaker evidence  refuse, until its case ends
     a person refused this machine a short time ago              refuse, until the time of the refusal
+    the cloud was restored, and no statement is presented       needs_operator: waits, also with a code
     a recovery code for the node                                open: goes on
     a person approved this machine                              approved: goes on
     the tenant's policy gives a grace lease                     eligible: goes on, with a grace lease
@@ -36,12 +37,16 @@ SILENT_MAX = timedelta(days=1)
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """The node that a machine asks for. `confirmed`: it had a confirmed generation."""
+    """The node that a machine asks for. `confirmed`: it had a confirmed generation.
+
+    `held`: the node must present its last statement before it gets anything, as after a restore from a backup.
+    """
 
     standing: Standing
     seat_held: bool
     confirmed: bool
     tier: Tier
+    held: bool = False
 
 
 class Earlier(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +166,14 @@ def _barred_by_earlier(asked: Asked, earlier: Earlier | None, now: datetime) -> 
 def _go(policy: RecoveryPolicy, known: Known, asked: Asked, used: Used, own: Earlier | None, now: datetime) -> Go:
     """The state of the case. `own` is the unfinished case of this machine, None without one."""
     situation = situation_of(asked.claimed, asked.evidence)
+    if known.held and not asked.evidence.statement and (own is None or own.state != "approved"):
+        return Go(
+            state="needs_operator",
+            situation=situation,
+            goes_on=False,
+            needs="operator",
+            reason="the cloud was restored from a backup, and the machine shows no statement of the node",
+        )
     if asked.code or (own is not None and own.state == "open"):
         return Go(state="open", situation=situation, goes_on=True, needs="operator-or-code")
     if own is not None and own.state == "approved":

@@ -52,10 +52,11 @@ class RecoveryParts:
 
 
 def make_recovery_parts(given: Given, clones: Clones) -> RecoveryParts:
-    stores, ports, _, shared, _ = given
+    stores, ports, secrets, shared, _ = given
     now, transaction, audit, codes = ports.now, stores.transaction, shared.audit, shared.recovery_codes
     return RecoveryParts(
         cases=RecoveryCases(
+            epoch=secrets.epoch,
             now=now,
             entropy=ports.entropy,
             audit=audit,

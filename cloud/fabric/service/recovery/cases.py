@@ -12,6 +12,7 @@ import msgspec
 from cloud.fabric.bodies.recovery import RecoveryEvidence, RecoveryPolicy
 from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import RecoveryRefused
+from cloud.fabric.licensing.presented import waits
 from cloud.fabric.licensing.recovery import UNFINISHED, Asked, Earlier, Go, Known, Refuse, Used, decide
 from cloud.fabric.service.audit_log import ANONYMOUS, AuditLog
 from cloud.fabric.service.ports import Now
@@ -47,8 +48,9 @@ class Claimant(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveryCases:
-    """Opens, continues and completes recovery cases."""
+    """Opens and continues recovery cases. `epoch` is the installation's epoch."""
 
+    epoch: int
     now: Now
     entropy: Entropy
     audit: AuditLog
@@ -71,12 +73,19 @@ class RecoveryCases:
         before = await self.cases.latest(node.id)
         earlier = await self._earlier(claimant, before) if before is not None else None
         used = await self._used(node, tenant.recovery, now)
-        decided = decide(tenant.recovery, _known(node), asked, used, earlier, now)
+        known = Known(
+            standing=node.standing,
+            seat_held=node.seat_held,
+            confirmed=node.current_generation > 0,
+            tier=node.tier,
+            held=waits(node.presented_epoch, self.epoch, node.hold),
+        )
+        decided = decide(tenant.recovery, known, asked, used, earlier, now)
         if isinstance(decided, Refuse):
             raise RecoveryRefused(decided.reason, decided.allowed_at)
         own = before if earlier is not None and earlier.same_machine and earlier.state in UNFINISHED else None
         case = self._case(claimant, evidence, decided, own, tenant.recovery)
-        if row.claim.code:
+        if row.claim.code and decided.goes_on:
             matches = judged.result == "match"
             await self.codes.use(row.claim.code, node, case.id, fingerprint_matches=matches)
         if before is not None and before.state in UNFINISHED:
@@ -187,7 +196,7 @@ class RecoveryCases:
             )
         else:
             decided = msgspec.structs.replace(decided, situation=own.situation)
-        code = row.claim.code if row.claim is not None else ""
+        code = row.claim.code if row.claim is not None and decided.goes_on else ""
         return msgspec.structs.replace(
             own,
             situation=decided.situation,
@@ -229,12 +238,3 @@ class RecoveryCases:
             grace=case.grace or "",
             reason=case.reason,
         )
-
-
-def _known(node: NodeRow) -> Known:
-    return Known(
-        standing=node.standing,
-        seat_held=node.seat_held,
-        confirmed=node.current_generation > 0,
-        tier=node.tier,
-    )

@@ -10,6 +10,7 @@ import msgspec
 
 from cloud.fabric.errors import CodeRefused, Invalid, RecoveryCodeRefused, RecoveryRefused
 from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.service.nodes.statement_stream import is_closed
 from cloud.fabric.service.recovery.codes import RecoveryCodes
 from cloud.fabric.service.recovery.tries import Caller
 from cloud.fabric.store.nodes import NodeStore
@@ -17,6 +18,7 @@ from cloud.fabric.store.rows import NodeRow, RecoveryClaimed, RecoveryCodeRow, T
 from cloud.fabric.store.tenants import TenantStore
 from protocol.ids import IdError, NodeId, RecoveryCodeId, TenantId, parse_id
 from protocol.messages.recovery import RecoveryClaim
+from protocol.signed.statements import Revocation
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -61,6 +63,8 @@ class RecoveryClaims:
         if node_id and node is None:
             raise RecoveryRefused("no such node")
         tenant = await self._tenant(node, code)
+        if isinstance(statement, Revocation) and node is not None:
+            await self._require_known(node, statement)
         if statement is not None and (statement.tenant, statement.node) != (tenant.id, node_id):
             raise RecoveryRefused("the statement is of another tenant than the node")
         claimed = RecoveryClaimed(
@@ -83,6 +87,15 @@ class RecoveryClaims:
         if row is None:
             raise CodeRefused
         return row
+
+    async def _require_known(self, node: NodeRow, statement: Revocation) -> None:
+        """Check that the database knows a presented revocation. Raises RecoveryRefused.
+
+        A database of before the revocation was restored. The machine's next session, or an operator, brings it back.
+        """
+        generation = await self.nodes.find_generation(node.id, statement.generation)
+        if statement.reason != "superseded" and (generation is None or not is_closed(node, generation)):
+            raise RecoveryRefused(f"the statement says that the node was {statement.reason}")
 
 
 def _node_id(text: str) -> str:

@@ -134,6 +134,16 @@ def test_a_quota_that_is_used_up_names_the_next_time(used: Used, allowed_at: dat
     assert decide(GRACE, NODE, asked(), Used(of_tenant=(NOW - DAY,)), None, NOW).grace  # type: ignore[union-attr]  # Go
 
 
+def test_after_a_restore_a_code_needs_the_last_statement() -> None:
+    held = msgspec.structs.replace(NODE, held=True)
+    for asks in (asked(code=True, statement=False), asked(same_chip=True, statement=False)):
+        waiting = go(asks, GRACE, held)
+        assert (waiting.state, waiting.goes_on, waiting.needs) == ("needs_operator", False, "operator")
+    assert go(asked(code=True), GRACE, held).state == "open"
+    approved = earlier(same_machine=True, state="approved")
+    assert go(asked(statement=False), GRACE, held, approved).goes_on
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
