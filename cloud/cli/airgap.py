@@ -148,6 +148,13 @@ def _days(days: int) -> int:
 def _waits(path: Path, found: AirgapAnswer) -> CliError:
     """The end of a command whose activation an operator must approve first."""
     until = _minutes(found.approve_by)
+    if found.recovery is not None:
+        return CliError(
+            EXIT_TRY_AGAIN,
+            "approval_needed",
+            f"cannot answer the request yet: the recovery case {found.recovery} waits for a decision until {until}",
+            f"`cascade recovery show {found.recovery}` has the evidence. Decide about it, and answer {path} again.",
+        )
     return CliError(
         EXIT_TRY_AGAIN,
         "approval_needed",

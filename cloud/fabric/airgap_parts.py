@@ -54,6 +54,7 @@ def make_airgap_parts(stores: Stores, ports: Ports, shared: Shared, nodes: NodeP
         entropy=ports.entropy,
         activations=stores.activations,
         nodes=stores.nodes,
+        tenants=stores.tenants,
         exchanges=exchanges,
         contacts=contacts,
         chip_challenges=nodes.chip_challenges,

@@ -21,6 +21,7 @@ INDEXES = (
     ("node", "tenant", "overlap_until"),
     ("ek_allowed", "tenant", "id"),
     ("airgap_exchange", "tenant", "id"),
+    ("activation", "proof_hash"),
     ("recovery_case", "tenant", "id"),
     ("recovery_case", "tenant", "grace", "opened_at"),
 )

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from protocol.airgap.request import Kind
-from protocol.ids import ActivationId, AirgapRequestId, NodeId, TenantId
+from protocol.ids import ActivationId, AirgapRequestId, NodeId, RecoveryId, TenantId
+from protocol.messages.recovery import Needs
 from protocol.openapi import limits
 
 VALID_DAYS_MAX = 60
@@ -71,6 +72,11 @@ class AirgapAnswer(msgspec.Struct, frozen=True):
     exchange: AirgapExchange | None = None
     """The exchange of the answer. Null without an answer."""
     activation: ActivationId | None = None
-    """Activation that an operator must approve before the same request can be answered. Null if none must."""
+    """Activation that waits for a person before the same request can be answered. Null if none does."""
     approve_by: datetime | None = None
-    """Time until which an operator can approve that activation. Null if none must."""
+    """Time until which a person can decide. Null if none must."""
+    recovery: RecoveryId | None = None
+    """Recovery case of that activation. An operator decides about the case. Null without a recovery."""
+    needs: Literal["", Needs] = ""
+    """What the case waits for: `operator`, `code` (another request with a recovery code), or `operator-or-code`. Empty
+    without a case."""

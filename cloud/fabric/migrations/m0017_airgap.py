@@ -29,5 +29,6 @@ STEPS = (
         imported_at=Timestamptz(null=True, default=None),
     ),
     add_index("airgap_exchange", "tenant", "id"),
+    add_index("activation", "proof_hash"),
     add_column("code", proof_key=Varchar(length=64, default="", index=True)),
 )

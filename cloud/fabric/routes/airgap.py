@@ -30,6 +30,8 @@ from cloud.fabric.errors import (
     NotFound,
     ProofRefused,
     QuoteRefused,
+    RecoveryCodeRefused,
+    RecoveryRefused,
     SeatsExhausted,
     TierNotAllowed,
     TooManyChallenges,
@@ -62,6 +64,7 @@ _OF_NODES = (NodeUnknown, ProofRefused, FingerprintRefused, QuoteRefused, Certif
 _OF_ACTIVATIONS = (
     *(CodeRefused, CodeExpired, CodeRevoked, SeatsExhausted, TooManyChallenges, TooOften, EvidenceNotAccepted),
     *(TierNotAllowed, TpmRequired, NodeRevoked, ApprovalDenied, ApprovalExpired, ActivationClosed),
+    *(RecoveryRefused, RecoveryCodeRefused),
 )
 
 
@@ -76,8 +79,8 @@ async def answer_airgap_request(
     """Answer the request of a node without a network.
 
     An activation takes its seat now, and the answer is sealed to the machine's chip. If an operator must approve the
-    activation, the answer is empty; send the same request again after the approval. A repeat gets the same answer while
-    its statement is the node's current one.
+    activation, or decide about a recovery, the answer is empty; send the same request again after that. A repeat gets
+    the same answer while its statement is the node's current one.
     """
     return await airgap_answers.answer(current_operator(request), data)
 

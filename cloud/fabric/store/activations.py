@@ -25,11 +25,7 @@ _BY_GENERATION = compiled(
 )
 _BY_PROOF = compiled(
     _ACTIVATION.select()
-    .where(
-        Activation.code == param("code"),
-        Activation.ek_hash == param("ek_hash"),
-        Activation.proof_hash == param("proof_hash"),
-    )
+    .where(Activation.proof_hash == param("proof_hash"))
     .order_by(Activation.id, ascending=False)
     .limit(1)
 )
@@ -222,9 +218,9 @@ class ActivationStore:
         row = await self._engine.fetch_one(_BY_GENERATION, node=node, generation=generation)
         return _ACTIVATION.read_one(row)
 
-    async def find_by_proof(self, code: CodeId, ek_hash: str, proof_hash: str) -> ActivationRow | None:
-        """The newest activation of a chip with a code that the request with this hash proved."""
-        row = await self._engine.fetch_one(_BY_PROOF, code=code, ek_hash=ek_hash, proof_hash=proof_hash)
+    async def find_by_proof(self, proof_hash: str) -> ActivationRow | None:
+        """The newest activation that the request with this hash proved."""
+        row = await self._engine.fetch_one(_BY_PROOF, proof_hash=proof_hash)
         return _ACTIVATION.read_one(row)
 
     async def made_after(self, code: str, tenant: TenantId, since: datetime, limit: int) -> list[datetime]:

@@ -95,6 +95,18 @@ def test_an_activation_that_waits_says_what_to_approve(
     assert not request_file.with_name("plant 7.answer.json").exists()
 
 
+def test_a_recovery_that_waits_names_its_case(
+    calls: Calls, request_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    activation, case = "act_01jd8xk3v5e2r9qz7w4m6n8p0a", "rcv_01jd8xk3v5e2r9qz7w4m6n8p0a"
+    waits = {"answer": "", "activation": activation, "approve_by": AT, "recovery": case, "needs": "operator"}
+    calls.answer("POST", ANSWERS, waits)
+    assert main(["airgap", "answer", str(request_file), "--json"]) == 75
+    error = error_of(capsys.readouterr().out)
+    assert f"the recovery case {case} waits for a decision" in str(error["text"])
+    assert f"cascade recovery show {case}" in str(error["next"])
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [

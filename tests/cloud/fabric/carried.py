@@ -58,10 +58,10 @@ class Site:
         self.made += 1
         self.ticks += 60_000
         machine = self.machine
-        if kind == "activate" and "public_key" not in changes:
+        if kind != "refresh" and "public_key" not in changes:
             machine.node_key = ec.generate_private_key(ec.SECP256R1())
         identity = AirgapRequestId(make_id("agr", self.made, machine.label.encode().ljust(10, b"-")[:10]))
-        if changes.get("code"):
+        if kind == "activate" and changes.get("code"):
             changes["code"] = prove_code(changes["code"], identity, spki(machine.node_key))
         values: dict[str, Any] = {
             "format": requests.FORMAT,

@@ -32,6 +32,7 @@ from cloud.fabric.service.ports import Now
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow
+from cloud.fabric.store.tenants import TenantStore
 from cloud.http.guard import Operator
 from protocol.airgap.code_proof import CodeProofInvalid, open_code_proof
 from protocol.airgap.request import OpenedRequest
@@ -52,6 +53,7 @@ class FileActivations:
     entropy: Entropy
     activations: ActivationStore
     nodes: NodeStore
+    tenants: TenantStore
     exchanges: Exchanges
     contacts: Contacts
     chip_challenges: ChipChallenges
@@ -65,24 +67,26 @@ class FileActivations:
     ) -> Content | AwaitedApproval:
         """Activate the machine, or make it wait for an approval. Returns what the answer is made of.
 
-        1 the code is known; 2 the tenant admits the chip of the evidence; 3 the attestation key of the evidence certifies
+        1 the code is known, or the node of a recovery is named; 2 the tenant admits the chip of the evidence; 3 the attestation key of the evidence certifies
         the node key over this request, and the CSR is by that key; 4 no later request of the node was answered; 5 the
         machine is admitted as over the network (`Admissions`), with a certificate for its new generation; 6 the
         generation is confirmed. Steps 5 and 6 are repeated without an effect.
         Raises CodeRefused, CodeExpired, CodeRevoked, EvidenceNotAccepted, TierNotAllowed, CsrRefused, AirgapInvalid,
         AirgapOutdated, and as `Admissions.admit` and `Confirmations.commit`.
         """
-        right = await self._code(opened)
         evidence, key = _evidence(opened)
+        row = await self.activations.find_by_proof(opened.sha256_hex)
+        right = await self._right(opened, evidence, row)
         chip = await self.chip_challenges.checked(right.tenant, evidence, self.now())
         csr = opened.request.csr
         node_key = self.chip_challenges.verified_key_in_request(evidence.ak_public, opened.certified, key, csr)
         if node_key.spki != opened.request.public_key:
             raise AirgapInvalid("the request is signed by another key than the certified one")
-        known = await self.nodes.find_by_ek(chip.ek_hash)
+        known = await self.nodes.find_by_ek(chip.ek_hash) or right.node
         if known is not None:
             await self.exchanges.check_latest(opened, known.id)
-        row = await self._activation(opened, right, chip, evidence.ak_public)
+        if row is None or row.state in ENDED:
+            row = await self._begun(opened, right, chip, evidence.ak_public)
         answer = await self._admitted(opened, row, node_key)
         if isinstance(answer, AwaitedApproval):
             return answer
@@ -101,6 +105,24 @@ class FileActivations:
             renewal=renewal,
         )
 
+    async def _right(self, opened: OpenedRequest, evidence: EndorsementEvidence, row: ActivationRow | None) -> Right:
+        """The right of the request: that of an activation code, or of the node that a recovery names.
+
+        `row` is the activation that this request proved before, if any. It has read the claim of a recovery, and may
+        have used a recovery code. Raises CodeRefused, AirgapOutdated, and as `ActivationStarts.right`.
+        """
+        if row is not None and row.state == "superseded":
+            raise AirgapOutdated("a later activation of this machine has taken the place of this request")
+        claim = opened.request.recovery
+        if opened.request.kind == "activate" or claim is None:
+            return await self._code(opened)
+        if row is None or row.state in ENDED:
+            return await self.starts.right(opened.request.code, claim, "", evidence.ek_public)
+        tenant = await self.tenants.find(row.tenant)
+        if tenant is None:
+            raise CodeRefused
+        return Right(tenant=tenant, code=None, claimed=row.claim)
+
     async def _code(self, opened: OpenedRequest) -> Right:
         """The code that the request proves. An invalid proof and an unknown code get the same answer. Raises CodeRefused."""
         request = opened.request
@@ -110,18 +132,11 @@ class FileActivations:
             raise CodeRefused from error
         return await self.starts.proved_code(key)
 
-    async def _activation(
-        self, opened: OpenedRequest, right: Right, chip: CheckedChip, ak_public: bytes
-    ) -> ActivationRow:
-        """The activation of this request. The first answer starts it, and so does an answer after it has ended.
+    async def _begun(self, opened: OpenedRequest, right: Right, chip: CheckedChip, ak_public: bytes) -> ActivationRow:
+        """Another activation for this request: the first answer begins it, and so does an answer after it has ended.
 
-        Raises CodeExpired, CodeRevoked, TooOften, TierNotAllowed, TpmRequired, AirgapOutdated.
+        Raises CodeExpired, CodeRevoked, TooOften, TierNotAllowed, TpmRequired.
         """
-        row = await self.activations.find_by_proof(right.code_id, chip.ek_hash, opened.sha256_hex)
-        if row is not None and row.state == "superseded":
-            raise AirgapOutdated("a later activation of this machine has taken the place of this request")
-        if row is not None and row.state not in ENDED:
-            return row
         self.starts.check_usable(right)
         claim = Claim(
             tier=chip.chip.tier,

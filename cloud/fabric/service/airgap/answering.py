@@ -34,6 +34,7 @@ from cloud.http.guard import Operator
 from protocol.airgap.answer import ANSWER_LIFE
 from protocol.airgap.request import OpenedRequest
 from protocol.messages.activation import AwaitedApproval
+from protocol.messages.recovery import AwaitedRecovery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class AirgapAnswers:
         else:
             made = await self.file_activations.content(operator, opened, trust)
             if isinstance(made, AwaitedApproval):
-                return AirgapAnswer("", activation=made.activation, approve_by=made.expires_at)
+                return _waiting(made)
             content = made
         row = await self.exchanges.store(operator, opened, content, life)
         return AirgapAnswer(row.answer, exchange(row))
@@ -88,6 +89,18 @@ class AirgapAnswers:
             return await files_for(HeldTrust(request.root_version, request.trust_version, request.pin), self.repository)
         except CarriedError as error:
             raise AirgapInvalid(str(error)) from error
+
+
+def _waiting(made: AwaitedApproval) -> AirgapAnswer:
+    """The answer while a person must approve an activation, or decide about a recovery."""
+    case = made.recovery if isinstance(made.recovery, AwaitedRecovery) else None
+    return AirgapAnswer(
+        "",
+        activation=made.activation,
+        approve_by=made.expires_at,
+        recovery=case.case if case is not None else None,
+        needs=case.needs if case is not None else "",
+    )
 
 
 def _life(body: AnswerAirgapRequest) -> timedelta:

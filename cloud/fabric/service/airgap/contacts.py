@@ -78,6 +78,7 @@ class Contacts:
         if is_closed(node, generation):
             await self.seen.record_closed(node, generation, self.now())
             await self.clones.compare_superseded(node, generation, arrival)
+            await self.statements.replaced.asked(node, generation, arrival.evidence)
             return content
         if generation.state == "offered":
             raise Conflict("the activation of this generation was not confirmed. Activate the machine again")

@@ -167,13 +167,15 @@ class Exchanges:
     ) -> tuple[NodeRow, GenerationRow]:
         """The rows with the next statement of an open generation. A site without a network gets its full length.
 
-        A node that waits after a restore of the cloud keeps the stored statement.
+        A node that waits after a restore of the cloud keeps the stored statement. So does a machine whose grace lease has
+        ended: only a decision about its recovery case brings another lease.
         """
         if is_closed(node, generation) or content.of_holder is not None:
             return node, generation
         enrolled = await self._enrolled(node, generation, opened.request)
         signed = enrolled
-        if content.signs and not self.presented.waits(node):
+        in_grace = generation.grace_until is None or now < generation.grace_until
+        if content.signs and in_grace and not self.presented.waits(node):
             presented = self.statement_stream.presented_seq(opened.request.presented, node, generation)
             signed, generation = await self.statement_stream.write_current(enrolled, generation, now, presented)
         if signed is not node:

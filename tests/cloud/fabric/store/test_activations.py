@@ -58,10 +58,8 @@ async def test_the_newest_activation_of_a_proof_is_found(stores: Stores) -> None
     await proved(stores, 2)
     row = await stores.activations.find(activation(2).id)
     assert row is not None
-    assert await stores.activations.find_by_proof(row.code, row.ek_hash, "p") == row
-    assert await stores.activations.find_by_proof(row.code, row.ek_hash, "q") is None
-    assert await stores.activations.find_by_proof(row.code, "another chip", "p") is None
-    assert await stores.activations.find_by_proof(CodeId("code_2"), row.ek_hash, "p") is None
+    assert await stores.activations.find_by_proof("p") == row
+    assert await stores.activations.find_by_proof("q") is None
 
 
 async def test_activations_that_are_not_confirmed_in_time_lapse(stores: Stores) -> None:
