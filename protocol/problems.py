@@ -163,7 +163,8 @@ _KINDS = (
         "clone_suspected",
         403,
         "Another machine uses the key of this node",
-        "Read the signed statement. Ask the operator which machine is kept: `cascade node settle`.",
+        "Read the signed statement. Ask the operator which machine is kept, or to approve a restored machine: "
+        "`cascade node settle`.",
     ),
     ProblemKind("session_outdated", 403, "The session is not accepted any more", "Open another session."),
     ProblemKind("certificate_refused", 403, "The device certificate is not accepted", "Activate the node again."),

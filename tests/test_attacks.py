@@ -35,7 +35,7 @@ WANTED: dict[Kind, tuple[str, ...]] = {
         *("back 30 days", "forward 400 days", "1970"),
         *("refresh_after", "expires_at", "grace_until", "terminate_at"),
     ),
-    "clones": ("copy and the original",),
+    "clones": ("copy and the original", "copy from before a rekey", "put back every night"),
     "forged-cloud": ("public CA",),
     "replay": ("lease and its freshness", "session"),
     "kills": ("each write",),

@@ -107,6 +107,8 @@ def _human(detail: schemas.NodeDetail) -> str:
         shown = (
             f"{shown}\n\n{waits}\nThe answer to the node's last request in a file: see `cascade airgap list --node`."
         )
+    if detail.repairs is not None:
+        shown += f"\n\nautomatic repairs after a restore from a backup\n{fields(detail.repairs)}"
     current = next((each for each in detail.generations if each.number == detail.node.generation), None)
     if current is None:
         return shown

@@ -17,8 +17,8 @@ from cloud.fabric.errors import IssuerRefused, IssuerUnavailable
 from cloud.fabric.service.activations.with_tpm import Activations
 from cloud.fabric.service.nodes.closing import Closings
 from cloud.fabric.service.nodes.lapse import Lapses
-from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.fabric.service.nodes.seen import SeenSessions
+from cloud.fabric.service.renewals.renewal import Renewals
 from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable, TransactionLost
 from cloud.tasks.back_off import BackOff
 from cloud.tasks.stopping import Stopping

@@ -212,10 +212,13 @@ class GenerationClosed(Refused):
 
 
 class HolderRefused(Refused):
-    """Another holder of the node's key goes on. `statement` is the signed statement for this holder."""
+    """Another holder of the node goes on, or an operator must approve this one. `statement` is signed for this holder.
 
-    def __init__(self, statement: str, freshness: str) -> None:
-        super().__init__("another machine uses the key of this node")
+    `statement` and `freshness` may be empty.
+    """
+
+    def __init__(self, statement: str, freshness: str, detail: str = "another machine uses this node") -> None:
+        super().__init__(detail)
         self.statement = statement
         self.freshness = freshness
 

@@ -236,7 +236,9 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared, case_decisions
             wake_room=shared.wake_room,
             wake_background=shared.woken.set,
         ),
-        node_lists=NodeLists(nodes=stores.nodes, airgap=stores.airgap, filters=filters),
+        node_lists=NodeLists(
+            now=now, nodes=stores.nodes, tenants=stores.tenants, airgap=stores.airgap, filters=filters
+        ),
         trusted_hardware=TrustedHardware(now=now, acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants),
         clone_cases=CloneCases(
             now=now,

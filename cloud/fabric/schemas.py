@@ -12,7 +12,7 @@ import msgspec
 
 from cloud.fabric import lease_schemas
 from cloud.fabric.bodies import activations, hardware, published_trust
-from cloud.fabric.bodies.clones import CloneCause, ClonePolicy, NoCause
+from cloud.fabric.bodies.clones import AutomaticRepairs, CloneCause, ClonePolicy, NoCause
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import (
     ENTITLEMENTS_MAX,
@@ -306,6 +306,8 @@ class NodeDetail(msgspec.Struct, frozen=True):
     receipt_outstanding_since: datetime | None = None
     """Time at which the node's last request that came in a file was answered, if its receipt is outstanding and the node
     has opened no session since. Null for every other node."""
+    repairs: AutomaticRepairs | None = None
+    """Automatic repairs of the node after a restore from a backup. Null in the answer to a change of the node."""
 
 
 # Published trust.

@@ -171,6 +171,7 @@ class Node(Table, db=UNBOUND, tablename="node"):
     hold = Varchar(length=16, default="")
     hold_at = Timestamptz(null=True, default=None)
     reconstructed_at = Timestamptz(null=True, default=None)
+    repairs = Text(default="[]")
 
 
 class ClosedNode(Table, db=UNBOUND, tablename="closed_node"):
@@ -248,6 +249,7 @@ class Generation(Table, db=UNBOUND, tablename="generation"):
     sessions_from = Timestamptz(null=True, default=None)
     recovery = Varchar(length=ID, default="")
     grace_until = Timestamptz(null=True, default=None)
+    former_keys = Text(default="[]")
 
 
 class RecoveryCase(Table, db=UNBOUND, tablename="recovery_case"):
@@ -297,6 +299,9 @@ class Renewal(Table, db=UNBOUND, tablename="renewal"):
     not_after = Timestamptz(null=True, default=None)
     certificate_chain = Text()
     ak_public = Bytea(default=b"")
+    held_key = Varchar(length=ID, default="")
+    agent_version = Text()
+    returned = Boolean(default=False)
 
 
 class RecoveryCode(Table, db=UNBOUND, tablename="recovery_code"):

@@ -19,7 +19,6 @@ from functools import partial
 import msgspec
 
 from node.config import AGENT_VERSION
-from node.disk.identity import Identity
 from node.disk.pending import PendingRenewal
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import NodeError, StateDamaged, StateUnsafe
@@ -37,7 +36,8 @@ from node.state import State
 from node.trust.current import CurrentTrust
 from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.faults import fault_point
-from protocol.messages.renewal import ProveRenewal, StartRenewal
+from protocol.messages.renewal import ProveRenewal, Renewed, StartRenewal
+from protocol.messages.software import RenewSoftware
 
 log = logging.getLogger("cascadia.renewal")
 
@@ -135,22 +135,22 @@ class DeviceRenewal:
             return
         make = self._software_proof if licence.identity.node_key.in_software else self._proof
         with fault_point("node.renewal.start"):
-            pending = await make(licence.identity, rekey=rekey)
+            pending = await make(licence, rekey=rekey)
         await on_disk(partial(self._state.identities.save_renewal, pending), seconds_max=DISK_SECONDS_MAX)
         await self._finish(licence, pending)
 
-    async def _software_proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
+    async def _software_proof(self, licence: Licence, *, rekey: bool) -> PendingRenewal:
         from node.exchanges import software
 
         trusted = self._trust.value
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-            return await software.begin_renewal(service, identity, rekey=rekey)
+            return await software.begin_renewal(service, licence.identity, licence.presented, rekey=rekey)
 
-    async def _proof(self, identity: Identity, *, rekey: bool) -> PendingRenewal:
+    async def _proof(self, licence: Licence, *, rekey: bool) -> PendingRenewal:
         """Get and answer a challenge to the TPM. The proof is not stored yet."""
         from node.exchanges import challenge  # most runs of an agent never make fresh evidence
 
-        trusted = self._trust.value
+        trusted, identity = self._trust.value, licence.identity
         node_key = await self._tpm.run(keys.create_node_key) if rekey else identity.node_key
         endorsement = await challenge.endorse(self._tpm, identity.ak)
         async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
@@ -159,7 +159,8 @@ class DeviceRenewal:
                 endorsement,
             )
         answered = await challenge.answer(self._tpm, identity.ak, node_key, made)
-        proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce())
+        presented = licence.presented or msgspec.UNSET
+        proof = ProveRenewal(answered.secret, answered.csr, answered.key, fresh_nonce(), presented)
         ek_public = challenge.challenged_ek(endorsement, made.ek_name)
         followed = partial(succession.record_succession, former=identity.node_key, new=node_key)
         return PendingRenewal(
@@ -195,11 +196,7 @@ class DeviceRenewal:
         try:
             async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
                 with fault_point("node.renewal.prove"):
-                    answer = await (
-                        service.renew_software(pending.proof)
-                        if pending.node_key.in_software
-                        else service.prove_renewal(pending.renewal, pending.proof)
-                    )
+                    answer = await _sent(service, pending)
         except api.CloudRefused as refusal:
             # After any refusal this proof can succeed no more. A fault of the disk must not hide the signed statement.
             with suppress(NodeError):
@@ -274,3 +271,26 @@ class DeviceRenewal:
         generation, identities = licence.identity.generation, self._state.identities
         replace = partial(identities.replace_device_chain, generation, chain, node_key, endorsement, followed)
         await on_disk(replace, seconds_max=DISK_SECONDS_MAX)
+
+
+async def _sent(service: api.Service, pending: PendingRenewal) -> Renewed:
+    """Send the stored proof. A cloud of an earlier release refuses the presented statement; then it is left out."""
+
+    async def send(proof: bytes) -> Renewed:
+        if pending.node_key.in_software:
+            return await service.renew_software(proof)
+        return await service.prove_renewal(pending.renewal, proof)
+
+    try:
+        return await send(pending.proof)
+    except api.CloudRefused as refusal:
+        if refusal.code != "invalid":
+            raise
+        proof: RenewSoftware | ProveRenewal = (
+            json_decode(pending.proof, RenewSoftware)
+            if pending.node_key.in_software
+            else json_decode(pending.proof, ProveRenewal)
+        )
+        if proof.presented is msgspec.UNSET:
+            raise
+    return await send(json_encode(msgspec.structs.replace(proof, presented=msgspec.UNSET)))

@@ -95,8 +95,10 @@ async def begin(
     )
 
 
-async def begin_renewal(service: api.Service, identity: Identity, *, rekey: bool) -> PendingRenewal:
+async def begin_renewal(service: api.Service, identity: Identity, presented: str, *, rekey: bool) -> PendingRenewal:
     """Make the proof of a renewal, for the same key or with `rekey` for a new key. The key in force signs it.
+
+    `presented` is the last stored statement, empty for none.
 
     Raises CloudRefused, CloudUnreachable, ServerUnproven, TpmIntegrity (of the key in force).
     """
@@ -120,6 +122,7 @@ async def begin_renewal(service: api.Service, identity: Identity, *, rekey: bool
         device_certificate=identity.chain[0],
         csr=csr,
         proof=_signed(identity.node_key, TYP_SOFTWARE_RENEWAL, json_encode(claims)),
+        presented=presented or msgspec.UNSET,
     )
     return PendingRenewal(
         generation=identity.generation,

@@ -17,6 +17,7 @@ import msgspec
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import RenewalId
 from protocol.limits import AGENT_VERSION_CHARS_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
+from protocol.messages.sessions import Jws
 from protocol.openapi import limits
 
 PATH_RENEWALS = "/v1/node/renewals"
@@ -66,6 +67,9 @@ class ProveRenewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Evidence that the key of the CSR is in the TPM, over `protocol.evidence.qualifying_data` with the renewal's id."""
     answer_nonce: Annotated[str, limits(minLength=NONCE_BYTES_MIN, maxLength=NONCE_BYTES_MAX)]
     """Nonce of the node. If the answer is a refusal with a statement, its freshness is over this nonce."""
+    presented: Jws | msgspec.UnsetType = msgspec.UNSET
+    """The node's last stored statement. The refusal of a copy carries a final lease with the end of this lease. Left out
+    by a node without a statement."""
 
 
 class Renewed(msgspec.Struct, frozen=True):

@@ -147,6 +147,8 @@ class RenewSoftware(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proof: Jws
     """Claims, signed by the key in force: a JWS of the type `cascade-software-renewal+jws`. A repeat with the same proof
     gets the stored answer."""
+    presented: Jws | msgspec.UnsetType = msgspec.UNSET
+    """The node's last stored statement, as in `ProveRenewal`."""
 
 
 class SoftwareProofError(ValueError):

@@ -10,6 +10,11 @@ evidence. It is the node's own report, so it decides nothing that the tokens den
   the first chain goes on later, there are two machines.
 - A token that was handed out, and that the chain left aside, shows two machines at once.
 - A node without a token is judged by the clock alone.
+- A machine that was put back is repaired without a person as often as the tenant allows
+  (`cloud.fabric.licensing.repairs`). A further one waits until an operator approves it. If the current holder goes on
+  meanwhile, there are two machines.
+- A machine that renews with a former key of the generation is judged at that renewal
+  (`cloud.fabric.licensing.key_returns`). Its next session begins another chain, whatever its token is.
 - Counts that fell show nothing by themselves: an update of the TPM's firmware may set them to 0. Two TPMs are shown by
   three requests: one, then another that is behind it, then a third that goes on from the first.
 
@@ -21,115 +26,23 @@ from typing import Literal
 
 import msgspec
 
-from cloud.fabric.bodies.clones import CloneCause, HolderState, NoCause
-from cloud.fabric.licensing.renewal_tokens import CHAIN_BYTES, FIRST_CHAIN, NO_TOKEN, NUMBER_MAX, RenewalToken
+from cloud.fabric.bodies.clones import CloneCause, HolderState
+from cloud.fabric.licensing.known_holders import (
+    Arrival,
+    Holder,
+    Holders,
+    Outcome,
+    SessionJudgement,
+    bounded,
+    holder_id,
+    with_holder,
+)
+from cloud.fabric.licensing.renewal_tokens import NO_TOKEN, NUMBER_MAX, RenewalToken
 from cloud.fabric.licensing.session_evidence import CLOCK_TOLERANCE, SessionEvidence, went_back, went_on
-from protocol.encoding import json_encode, sha256_hex
 
 SPENT_MAX = 16
 """Spent tokens that a holder remembers: the sessions of about five days. An older token counts as a spent one."""
-HOLDERS_MAX = 4
-"""Holders of a generation that are kept, with the evidence of each. The first to go are those that were left."""
-
-Outcome = Literal["normal", "repeated", "token-lost", "late", "ahead", "restored", "suspected", "older", "shut"]
-"""`normal`, `repeated` (a lost answer), `token-lost`, `late` (an answer that another overtook) and `ahead` (the cloud
-lost a change) are of one machine. `restored` is too, as far as is known. `suspected` raises the flag. `older` and `shut`
-are sessions of a holder that gets no token."""
 Relation = Literal["base", "child", "ahead", "spent", "diverged"]
-
-
-class Holder(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One holder of the generation's key, as far as its sessions show.
-
-    Attributes:
-        id: 8 hex digits. An operator names the evidence by it.
-        state: see `HolderState`.
-        since: the time of its first session.
-        last: the evidence of its last session.
-        chain: the chain of its tokens.
-        number: the number of the token that it spent last, or at which its chain began.
-        base: the digest of that token; NO_TOKEN before the first.
-        answers: how many sessions were answered with a token after `base`. More than one: an answer was lost, or two
-            machines ask.
-        spent: the tokens that it spent before, as (number, digest), the newest last.
-        asked_before: the evidence of the session before the repeats of the last token; None without a repeat.
-        statement: the statement that was signed for this holder alone; empty for the holder of the node's statement.
-    """
-
-    id: str
-    state: HolderState
-    since: datetime
-    last: SessionEvidence
-    chain: str = FIRST_CHAIN
-    number: int = 0
-    base: str = NO_TOKEN
-    answers: int = 1
-    spent: tuple[tuple[int, str], ...] = ()
-    statement: str = ""
-    asked_before: SessionEvidence | None = None
-
-
-class Holders(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The holders of a generation, the current one first.
-
-    Attributes:
-        all: at most HOLDERS_MAX holders. Exactly one is `current`.
-        cause: why a clone is suspected; empty if none is.
-        since: the time at which the suspicion arose.
-        restored: how many times the machine was put back.
-        settled: the highest token number when an operator settled a suspicion. Tokens up to it belong to no holder.
-        behind: the evidence of a superseded generation of the same chip that asked with a TPM behind that of the current
-            holder. The current holder's next session shows whether there are two TPMs.
-    """
-
-    all: tuple[Holder, ...]
-    cause: CloneCause | NoCause = ""
-    since: datetime | None = None
-    restored: int = 0
-    settled: int = 0
-    behind: SessionEvidence | None = None
-
-    @property
-    def current(self) -> Holder:
-        """The current holder."""
-        return self.all[0]
-
-    @property
-    def highest(self) -> int:
-        """The highest number that a holder spent. The next token's is higher."""
-        return max(holder.number for holder in self.all)
-
-    def find(self, holder: str) -> Holder | None:
-        """The holder with this id, or None."""
-        return next((each for each in self.all if each.id == holder), None)
-
-
-class Arrival(msgspec.Struct, frozen=True):
-    """A session that a node opens: its evidence, and its token if this cloud made the token.
-
-    `id` has 8 hex digits. It becomes the id of a new holder, and the name of a new chain. It must follow from the proof,
-    so that a repeated proof gets the same token.
-    """
-
-    id: str
-    evidence: SessionEvidence
-    token: RenewalToken | None = None
-
-
-class SessionJudgement(msgspec.Struct, frozen=True):
-    """What a session shows.
-
-    Attributes:
-        outcome: see `Outcome`.
-        holders: the holders with this session.
-        holder: the id of the holder that opened it.
-        gets_token: whether the answer carries a new token, after the current holder's `base`.
-    """
-
-    outcome: Outcome
-    holders: Holders
-    holder: str
-    gets_token: bool = True
 
 
 def judge(holders: Holders | None, arrival: Arrival) -> SessionJudgement:
@@ -137,6 +50,8 @@ def judge(holders: Holders | None, arrival: Arrival) -> SessionJudgement:
     if holders is None:
         return _first(arrival)
     token, current = arrival.token, holders.current
+    if current.awaited:
+        return _awaited(holders, arrival)
     if token is None:
         return _without_token(holders, arrival)
     holder = _holder_of(holders, token)
@@ -183,31 +98,38 @@ def note_behind(holders: Holders, evidence: SessionEvidence) -> Holders:
 def suspect(holders: Holders, cause: CloneCause, other: Holder, now: datetime) -> Holders:
     """The holders with a suspicion that other evidence gave. `other` is the holder beside the current one.
 
-    A suspicion that is there already stays, and keeps its cause.
+    A suspicion that is there already stays, and keeps its cause. A restored machine that waits is no suspicion.
     """
-    flagged = _with(holders, msgspec.structs.replace(other, state="older"))
-    if holders.cause:
+    flagged = with_holder(holders, msgspec.structs.replace(other, state="older"))
+    if holders.cause not in ("", "restored"):
         return flagged
     return msgspec.structs.replace(flagged, cause=cause, since=now)
 
 
-def settle(holders: Holders, keep: str, chain: str) -> Holders:
+def settle(holders: Holders, keep: str, chain: str, now: datetime) -> Holders:
     """The holders after an operator kept the holder `keep`: it goes on in the chain `chain`, and no other does.
 
+    If the holder is a restored machine that waited for approval, the others are left, as after an automatic repair.
     `chain` has 8 hex digits and is new. Raises KeyError for an unknown holder.
     """
     kept = holders.find(keep)
     if kept is None:
         raise KeyError(keep)
     highest = holders.highest
-    others = [msgspec.structs.replace(each, state="shut", statement="") for each in holders.all if each is not kept]
+    approved = holders.cause == "restored" and kept is not holders.current
+    state: HolderState = "left" if approved else "shut"
+    others = [msgspec.structs.replace(each, state=state, statement="") for each in holders.all if each is not kept]
     if kept is not holders.current:
         # The other holder's tokens are of the old chain too. Only what comes after the kept one's own token counts.
         kept = msgspec.structs.replace(kept, chain=chain, number=highest, spent=(), statement="")
+    if kept.last.key != holders.current.last.key:
+        # It renews its certificate first, and shows its key by that.
+        kept = msgspec.structs.replace(kept, awaited=kept.awaited or kept.last.key)
     kept = msgspec.structs.replace(kept, state="current")
-    return msgspec.structs.replace(
-        holders, all=(kept, *others), cause="", since=None, settled=highest if others else holders.settled, behind=None
-    )
+    settled = msgspec.structs.replace(holders, all=(kept, *others), cause="", since=None, behind=None)
+    if approved or not others:
+        return settled
+    return msgspec.structs.replace(settled, settled=highest, settled_at=now)
 
 
 def _first(arrival: Arrival) -> SessionJudgement:
@@ -224,6 +146,11 @@ def _without_token(holders: Holders, arrival: Arrival) -> SessionJudgement:
     current = holders.current
     if arrival.evidence.asked_at < current.last.asked_at:
         return SessionJudgement("late", holders, current.id, gets_token=False)
+    if msgspec.structs.replace(arrival.evidence, at=current.last.at) == current.last:
+        return SessionJudgement("repeated", holders, current.id)
+    waiting = _waiting(holders)
+    if waiting is not None and waiting.awaited and arrival.evidence.key not in (waiting.last.key, waiting.awaited):
+        return _restored_and_gone_on(holders, _asked_again(current, arrival), arrival)
     if holders.cause or holders.settled:
         return _refused(holders, arrival, None)
     if went_back(current.last, arrival.evidence):
@@ -232,7 +159,7 @@ def _without_token(holders: Holders, arrival: Arrival) -> SessionJudgement:
     holders, two = _compared_with_behind(holders, arrival)
     if two is not None:
         return _suspected(holders, seen, two, "chip", arrival)
-    return SessionJudgement("token-lost" if current.number else "normal", _with(holders, seen), current.id)
+    return SessionJudgement("token-lost" if current.number else "normal", with_holder(holders, seen), current.id)
 
 
 def _holder_of(holders: Holders, token: RenewalToken) -> Holder | None:
@@ -259,10 +186,44 @@ def _relation(holder: Holder, token: RenewalToken) -> Relation:
     return "spent" if known or token.number < oldest else "diverged"
 
 
+def _awaited(holders: Holders, arrival: Arrival) -> SessionJudgement:
+    """Judge a session while the current holder, which came back with a former key, has opened none since."""
+    current = holders.current
+    if arrival.evidence.asked_at < current.last.asked_at:
+        return SessionJudgement("late", holders, current.id, gets_token=False)
+    other = holders.of_key(arrival.evidence.key)
+    if other is None or other is current:  # a key that no holder has shown is from another rekey of the current holder
+        return SessionJudgement("normal", with_holder(holders, _begun(holders, current, arrival)), current.id)
+    if holders.cause or other.state == "shut":
+        return _refused(holders, arrival, other)
+    # The key that was to be replaced is in use after the machine with the former key came back.
+    left = msgspec.structs.replace(current, state="older")
+    return _suspected(holders, _begun(holders, other, arrival), left, "former-key", arrival)
+
+
+def _begun(holders: Holders, holder: Holder, arrival: Arrival) -> Holder:
+    """The holder, now the current one, with a new chain that this session begins."""
+    return msgspec.structs.replace(
+        holder,
+        state="current",
+        last=arrival.evidence,
+        chain=arrival.id,
+        number=holders.highest,
+        base=arrival.token.digest if arrival.token is not None else NO_TOKEN,
+        answers=1,
+        spent=(),
+        statement="",
+        asked_before=None,
+        awaited="",
+    )
+
+
 def _goes_on(holders: Holders, arrival: Arrival, token: RenewalToken, relation: Relation) -> SessionJudgement:
     """Judge the current holder's own next session."""
     current = holders.current
     gone_on = _spent(current, arrival, token, relation)
+    if holders.cause == "restored":
+        return _restored_and_gone_on(holders, gone_on, arrival)
     if not holders.cause and went_back(current.last, arrival.evidence):
         if relation == "base":
             return _restored(holders, arrival, token)
@@ -273,13 +234,13 @@ def _goes_on(holders: Holders, arrival: Arrival, token: RenewalToken, relation: 
             other = msgspec.structs.replace(current, id=arrival.id, state="older", spent=())
             return _suspected(holders, gone_on, other, "tpm-clock", arrival)
         # The one answer went to this machine. Its TPM was put back, and its disk was not.
-        again = msgspec.structs.replace(_with(holders, gone_on), restored=holders.restored + 1)
+        again = msgspec.structs.replace(with_holder(holders, gone_on), restored=holders.restored + 1)
         return SessionJudgement("restored", again, current.id)
     holders, two = _compared_with_behind(holders, arrival)
     if two is not None:
         return _suspected(holders, gone_on, two, "chip", arrival)
     outcome: Outcome = "repeated" if relation == "base" else "ahead" if relation == "ahead" else "normal"
-    return SessionJudgement(outcome, _with(holders, gone_on), current.id)
+    return SessionJudgement(outcome, with_holder(holders, gone_on), current.id)
 
 
 def _spent(holder: Holder, arrival: Arrival, token: RenewalToken, relation: Relation) -> Holder:
@@ -319,11 +280,6 @@ def _compared_with_behind(holders: Holders, arrival: Arrival) -> tuple[Holders, 
     return without, Holder(holder_id(behind), "older", behind.at, behind)
 
 
-def holder_id(evidence: SessionEvidence) -> str:
-    """The id of a holder that is known by other evidence than its tokens: 8 hex digits, always the same."""
-    return sha256_hex(json_encode(evidence))[: 2 * CHAIN_BYTES]
-
-
 def _asked_again(holder: Holder, arrival: Arrival) -> Holder:
     """The holder after another answer to its last token. A repeated proof gets the same answer again."""
     if holder.last.asked_at == arrival.evidence.asked_at:
@@ -337,12 +293,34 @@ def _after_settling(holders: Holders, holder: Holder | None, token: RenewalToken
     return holder is holders.current and relation == "spent" and token.number > holders.settled
 
 
+def _restored_and_gone_on(holders: Holders, gone_on: Holder, arrival: Arrival) -> SessionJudgement:
+    """The current holder asked while a restored machine waits for approval. If it asked later, there are two machines."""
+    waiting = _waiting(holders)
+    if waiting is None or arrival.evidence.asked_at < waiting.last.asked_at:
+        return SessionJudgement("normal", with_holder(holders, gone_on), gone_on.id)
+    # The dates of the node's lease were meant for the one machine.
+    waiting = msgspec.structs.replace(waiting, statement="")
+    return _suspected(holders, gone_on, waiting, "former-key" if waiting.awaited else "renewal-token", arrival)
+
+
+def _waiting(holders: Holders) -> Holder | None:
+    """The restored machine that waits for approval, or None."""
+    if holders.cause != "restored":
+        return None
+    return next((each for each in holders.all if each.state == "older"), None)
+
+
 def _restored(holders: Holders, arrival: Arrival, token: RenewalToken | None) -> SessionJudgement:
-    """A machine that was put back takes the place of the current holder, and starts a chain."""
+    """A machine that was put back takes the place of the current holder, and starts a chain.
+
+    Without an automatic repair it waits beside the current holder until an operator approves it.
+    """
+    if not arrival.may_repair:
+        return unapproved(holders, _newcomer(arrival, "older"))
     base = token.digest if token is not None else NO_TOKEN
     newcomer = Holder(arrival.id, "current", arrival.evidence.at, arrival.evidence, arrival.id, holders.highest, base)
     left = msgspec.structs.replace(holders.current, state="left")
-    changed = _bounded(holders, (newcomer, left, *holders.all[1:]))
+    changed = bounded(holders, (newcomer, left, *holders.all[1:]))
     changed = msgspec.structs.replace(changed, restored=holders.restored + 1, behind=None)
     return SessionJudgement("restored", changed, newcomer.id)
 
@@ -352,7 +330,7 @@ def _suspected(
 ) -> SessionJudgement:
     """Two machines: `current` goes on, `other` is the older one. One of the two opened this session."""
     rest = tuple(each for each in holders.all if each.id not in (current.id, other.id))
-    changed = _bounded(holders, (current, other, *rest))
+    changed = bounded(holders, (current, other, *rest))
     changed = msgspec.structs.replace(changed, cause=cause, since=arrival.evidence.at)
     opened = current if current.last is arrival.evidence else other
     return SessionJudgement("suspected", changed, opened.id, gets_token=opened is current)
@@ -367,7 +345,7 @@ def _refused(holders: Holders, arrival: Arrival, holder: Holder | None) -> Sessi
         base = arrival.token.digest if arrival.token is not None else holder.base
         holder = msgspec.structs.replace(holder, last=arrival.evidence, base=base)
     outcome: Outcome = "older" if holder.state == "older" else "shut"
-    return SessionJudgement(outcome, _with(holders, holder), holder.id, gets_token=False)
+    return SessionJudgement(outcome, with_holder(holders, holder), holder.id, gets_token=False)
 
 
 def _newcomer(arrival: Arrival, state: HolderState) -> Holder:
@@ -377,20 +355,10 @@ def _newcomer(arrival: Arrival, state: HolderState) -> Holder:
     return Holder(arrival.id, state, arrival.evidence.at, arrival.evidence, token.chain, token.number, token.digest)
 
 
-def _with(holders: Holders, changed: Holder) -> Holders:
-    """The holders with a changed or a new holder."""
-    if holders.find(changed.id) is None:
-        return _bounded(holders, (holders.current, changed, *holders.all[1:]))
-    return msgspec.structs.replace(
-        holders, all=tuple(changed if each.id == changed.id else each for each in holders.all)
-    )
-
-
-def _bounded(holders: Holders, all_: tuple[Holder, ...]) -> Holders:
-    """At most HOLDERS_MAX: the current one, then those that are refused, then those that were left."""
-    current, *rest = all_
-    rest.sort(key=lambda each: each.state == "left")
-    return msgspec.structs.replace(holders, all=(current, *rest[: HOLDERS_MAX - 1]))
+def unapproved(holders: Holders, waiting: Holder) -> SessionJudgement:
+    """The judgement of a restored machine, `waiting`, that an operator must approve."""
+    changed = msgspec.structs.replace(with_holder(holders, waiting), cause="restored", since=waiting.last.at)
+    return SessionJudgement("unapproved", changed, waiting.id, gets_token=False)
 
 
 def next_number(holders: Holders) -> int:

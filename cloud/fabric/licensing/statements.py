@@ -225,6 +225,19 @@ def final_lease(subject: Subject, seq: int, now: datetime, held: Lease, reason: 
     )
 
 
+def held_lease(subject: Subject, seq: int, now: datetime, held: Lease) -> Lease:
+    """The lease `held` once more, with what is said of the node now. Its dates are the same, so it grants no more time."""
+    return msgspec.structs.replace(
+        lease(subject, seq, now),
+        not_before=min(held.not_before, now),
+        refresh_after=max(held.refresh_after, now),
+        expires_at=max(held.expires_at, now),
+        grace_until=max(held.grace_until, now),
+        terminate_at=max(held.terminate_at, now),
+        notify_at=tuple(date for date in held.notify_at if date >= now),
+    )
+
+
 def suspension(subject: Subject, seq: int, now: datetime, reason: str) -> Suspension:
     """A suspension: workloads stop until a later statement allows them."""
     return Suspension(

@@ -11,7 +11,7 @@ from litestar.params import JSONBody
 from cloud.fabric import errors
 from cloud.fabric.routes.access import OfRenewal, renewal_id
 from cloud.fabric.routes.buckets import RENEWAL
-from cloud.fabric.service.nodes.renewal import Renewals
+from cloud.fabric.service.renewals.renewal import Renewals
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS, host_of
 from cloud.http.openapi import operation_options
@@ -63,6 +63,7 @@ async def start_renewal(
             errors.Conflict,
             errors.ActivationClosed,
             errors.TooManyChallenges,
+            errors.HolderRefused,
             errors.IssuerUnavailable,
         ),
     ),
@@ -75,10 +76,12 @@ async def prove_renewal(
 ) -> Renewed:
     """Prove a renewal and get the new device certificate.
 
-    A repeat with a byte-identical body gets the stored answer.
+    A repeat with a byte-identical body gets the stored answer. A machine with a former key of its generation was restored
+    from a backup, or is a copy. A copy, and a restored machine that an operator must approve, are refused with the signed
+    statement for this machine.
     """
     body_sha256 = sha256_hex(await request.body())
-    return await renewals.prove(renewal_id(renewal), data, body_sha256)
+    return await renewals.prove(renewal_id(renewal), data, body_sha256, host_of(request))
 
 
 HANDLERS = (start_renewal, prove_renewal)

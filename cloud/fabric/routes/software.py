@@ -9,8 +9,8 @@ from cloud.fabric import errors
 from cloud.fabric.routes.access import OfActivation, activation_id
 from cloud.fabric.routes.activation import CODE_REFUSALS, PROOF_REFUSALS, answered
 from cloud.fabric.routes.buckets import ACTIVATION, RENEWAL
-from cloud.fabric.service.activations.software_renewal import SoftwareRenewals
 from cloud.fabric.service.activations.without_tpm import SoftwareActivations
+from cloud.fabric.service.renewals.software_renewal import SoftwareRenewals
 from cloud.http.app import Wired
 from cloud.http.guard import ANONYMOUS, host_of
 from cloud.http.openapi import operation_options
@@ -93,6 +93,7 @@ async def prove_software_activation(
             errors.ActivationClosed,
             errors.TooManyChallenges,
             errors.TooOften,
+            errors.HolderRefused,
             errors.IssuerUnavailable,
         ),
     ),

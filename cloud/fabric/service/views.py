@@ -11,10 +11,12 @@ from cloud.fabric.attestation.drift import Drift
 from cloud.fabric.attestation.ek_makers import UNKNOWN, maker_of
 from cloud.fabric.attestation.ek_roots import TrustError, is_root, read_ca
 from cloud.fabric.attestation.pcr_quotes import changed
+from cloud.fabric.bodies.clones import AutomaticRepairs
 from cloud.fabric.bodies.hardware import FingerprintDrift
-from cloud.fabric.bodies.recovery import RecoveryCase
+from cloud.fabric.bodies.recovery import RecoveryCase, RecoveryPolicy
 from cloud.fabric.bodies.recovery_codes import RecoveryCode, RecoveryCodeState
 from cloud.fabric.errors import Invalid
+from cloud.fabric.licensing import repairs as quota
 from cloud.fabric.store.rows import (
     ActivationRow,
     AuditRow,
@@ -37,6 +39,7 @@ PAGE_ITEMS_DEFAULT = 50
 PAGE_ITEMS_MAX = 200
 CURSOR_CHARS_MAX = 128
 CLONE_SUSPECTED = "a clone of this node is suspected: see `cascade node clones`"
+RESTORE_UNAPPROVED = "restored from a backup once more than allowed: approve it with `cascade node settle`"
 SUPERSEDED_ASKS = "the same chip asks with a superseded generation: possibly a clone"
 
 R = TypeVar("R")
@@ -202,7 +205,19 @@ def node(row: NodeRow) -> schemas.Node:
     )
 
 
+def repairs(row: NodeRow, policy: RecoveryPolicy, now: datetime) -> AutomaticRepairs:
+    """The automatic repairs of a node under the tenant's policy."""
+    return AutomaticRepairs(
+        used=quota.used(row.repairs, policy, now),
+        allowed=policy.repair_quota,
+        period_days=policy.period_days,
+        next_at=quota.next_allowed_at(row.repairs, policy, now),
+    )
+
+
 def _notice(row: NodeRow) -> str:
+    if row.clone_cause == "restored":
+        return RESTORE_UNAPPROVED
     if row.clone_cause:
         return CLONE_SUSPECTED
     return SUPERSEDED_ASKS if row.superseded_asked_at is not None else ""

@@ -82,6 +82,7 @@ _UPDATE = compiled(
             Node.presented_epoch,
             Node.hold,
             Node.hold_at,
+            Node.repairs,
         )
         | {Node.wake_cursor: param("wakes") + Node.wake_cursor}
     ).where(Node.id == param("id"))

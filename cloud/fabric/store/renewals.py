@@ -7,6 +7,7 @@ from datetime import datetime
 
 from piccolo.query.functions import Case, Count, When
 
+from cloud.fabric.licensing.former_keys import FormerKey
 from cloud.fabric.store.rows import RenewalRow, generation_id
 from cloud.fabric.tables import Generation, Renewal
 from cloud.storage import Mapper, ServiceEngine, compiled, json_text, literal, param, params
@@ -21,6 +22,7 @@ _BY_PROOF = compiled(_RENEWAL.select().where(Renewal.node == param("node"), Rene
 _OPEN = compiled(
     Renewal.select(Count(alias="n")).where(
         Renewal.node == param("node"),
+        Renewal.held_key == param("held_key"),
         Renewal.state.is_in(["challenged", "failed"]),
         Renewal.expires_at > param("now"),
     )
@@ -29,6 +31,7 @@ _PROVED_SINCE = compiled(
     Renewal.select(Count(alias="n")).where(
         Renewal.node == param("node"),
         Renewal.state.is_in(["proved", "issued", "done"]),
+        Renewal.returned == literal(False),
         Renewal.created_at > param("since"),
     )
 )
@@ -48,11 +51,14 @@ _PROVED = compiled(
     Renewal.update(
         {
             Renewal.state: "proved",
-            **params(Renewal.proof_hash, Renewal.csr, Renewal.node_public_key, Renewal.not_after),
+            **params(Renewal.proof_hash, Renewal.csr, Renewal.node_public_key, Renewal.not_after, Renewal.returned),
         }
     )
     .where(Renewal.id == param("id"), Renewal.state == "challenged")
     .returning(Renewal.id)
+)
+_REFUSED = compiled(
+    Renewal.update({Renewal.state: "failed"}).where(Renewal.id == param("id"), Renewal.state == "challenged")
 )
 _ISSUED = compiled(
     Renewal.update(params(Renewal.state, Renewal.certificate_chain))
@@ -66,9 +72,9 @@ _DONE = compiled(
     .returning(Renewal.id)
 )
 _SET_KEY = compiled(
-    Generation.update(params(Generation.node_public_key, Generation.certificate_not_after)).where(
-        Generation.id == param("id")
-    )
+    Generation.update(
+        params(Generation.node_public_key, Generation.certificate_not_after, Generation.former_keys)
+    ).where(Generation.id == param("id"))
 )
 PURGED_AT_ONCE = 500
 """Rows that one statement deletes. With SQLite it blocks the event loop for a few milliseconds."""
@@ -96,16 +102,16 @@ class RenewalStore:
         """The node's renewal that a proof with this hash proved."""
         return _RENEWAL.read_one(await self._engine.fetch_one(_BY_PROOF, node=node, proof_hash=proof_hash))
 
-    async def count_open(self, node: NodeId, now: datetime) -> int:
-        """Count a node's challenges that have not expired at `now`.
+    async def count_open(self, node: NodeId, now: datetime, held_key: str = "") -> int:
+        """Count a node's challenges that have not expired at `now`, among those with this `RenewalRow.held_key`.
 
         Challenges that failed early count too. Otherwise a caller could free a place by answering wrongly.
         """
-        (row,) = await self._engine.fetch(_OPEN, node=node, now=now)
+        (row,) = await self._engine.fetch(_OPEN, node=node, held_key=held_key, now=now)
         return int(row["n"])
 
     async def count_proved(self, node: NodeId, since: datetime) -> int:
-        """Count a node's renewals that were begun after `since` and proved."""
+        """Count a node's renewals that were begun after `since` and proved, except those by a former key's holder."""
         (row,) = await self._engine.fetch(_PROVED_SINCE, node=node, since=since)
         return int(row["n"])
 
@@ -121,6 +127,10 @@ class RenewalStore:
         """Store the results of the proof, and set the state. False if the renewal was not open."""
         return bool(await self._engine.fetch(_PROVED, **_RENEWAL.values(row, _PROVED)))
 
+    async def set_refused(self, renewal: RenewalId) -> None:
+        """End a renewal whose machine is a copy that gets no certificate."""
+        await self._engine.fetch(_REFUSED, id=renewal)
+
     async def set_issued(self, renewal: RenewalId, chain: tuple[bytes, ...], *, rekeyed: bool) -> bool:
         """Store the certificate chain (DER). The state becomes `issued` if the key changed, else `done`."""
         state = "issued" if rekeyed else "done"
@@ -134,10 +144,17 @@ class RenewalStore:
         """Store that the issuer has revoked the certificates of the old key."""
         return bool(await self._engine.fetch(_DONE, id=renewal))
 
-    async def set_key(self, node: NodeId, number: int, spki: bytes, not_after: datetime) -> None:
-        """Store the generation's new key (`spki`, DER) and the end of its device certificate."""
-        identifier = generation_id(node, number)
-        await self._engine.fetch(_SET_KEY, id=identifier, node_public_key=spki, certificate_not_after=not_after)
+    async def set_key(
+        self, node: NodeId, number: int, spki: bytes, not_after: datetime, former: tuple[FormerKey, ...] = ()
+    ) -> None:
+        """Store the generation's key (`spki`, DER), its former keys, and the end of its device certificate."""
+        await self._engine.fetch(
+            _SET_KEY,
+            id=generation_id(node, number),
+            node_public_key=spki,
+            certificate_not_after=not_after,
+            former_keys=json_text(former),
+        )
 
     async def purge(self, before: datetime) -> None:
         """Delete renewals that were begun before `before`, except those in state `issued`."""

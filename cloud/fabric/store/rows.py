@@ -10,6 +10,7 @@ from cloud.fabric.attestation.drift import Drift
 from cloud.fabric.bodies.clones import CloneCause, ClonePolicy, NoCause
 from cloud.fabric.bodies.recovery import RecoveryEvidence, RecoveryPolicy
 from cloud.fabric.bodies.restored import Hold
+from cloud.fabric.licensing.former_keys import FormerKey
 from cloud.fabric.schemas import (
     ActivationState,
     LeaseIntervals,
@@ -185,6 +186,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     lower epoch than the installation's means that the cloud was restored since. `hold` says why the node gets no later
     dates since `hold_at`, empty and None without a reason. `reconstructed_at` is the time at which the row was made from
     the node's certificate and statement, None for a row of an activation.
+    `repairs` has the times of the last automatic repairs, the newest last (`cloud.fabric.licensing.repairs`).
     """
 
     id: NodeId
@@ -225,6 +227,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     hold: Hold = ""
     hold_at: datetime | None = None
     reconstructed_at: datetime | None = None
+    repairs: tuple[datetime, ...] = ()
 
 
 class GenerationRow(msgspec.Struct, frozen=True):
@@ -241,10 +244,11 @@ class GenerationRow(msgspec.Struct, frozen=True):
     `pcr_accepted` are the PCR values (hex) of the activation, or those that an operator accepted later; `pcr_values`
     those of the last valid quote. Both are empty without one. `pcr_fault` says why the last quote is missing or invalid.
     `pcr_changed_at` is the time at which `pcr_values` or `pcr_fault` changed last.
-    `holders` has the holders of the key as JSON (`cloud.fabric.licensing.holders`), empty before the first session;
+    `holders` has the holders of the key as JSON (`cloud.fabric.licensing.known_holders`), empty before the first session;
     `holders_version` grows with each change of it. Sessions that were opened before `sessions_from` fetch no statement.
     While the machine runs on a grace lease, `recovery` is the case that must be approved, and `grace_until` the end of
     the grace lease.
+    `former_keys` has the keys that `node_public_key` replaced (`cloud.fabric.licensing.former_keys`).
     """
 
     id: str
@@ -282,6 +286,7 @@ class GenerationRow(msgspec.Struct, frozen=True):
     sessions_from: datetime | None = None
     recovery: RecoveryId = RecoveryId("")
     grace_until: datetime | None = None
+    former_keys: tuple[FormerKey, ...] = ()
 
 
 class RecoveryCaseRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,10 +331,13 @@ class RenewalRow(msgspec.Struct, frozen=True):
 
     `expired`: the certificate in the request opens no session, or is in the last third of its life. Only then may the
     node keep its key. A new key is allowed at any time.
-    States: challenged -> proved -> issued -> done. challenged -> failed after the last wrong answer. A renewal with a
-    new key stays in `issued` until the issuer has revoked the certificates of the old key. A renewal with the same key
-    goes from proved to done. The fields after `expires_at` are empty until the proof, except `ak_public`: the attestation
-    key of the evidence, if the generation's own one is not known.
+    States: challenged -> proved -> issued -> done. challenged -> failed after the last wrong answer, or if the machine
+    is a copy. A renewal with a new key stays in `issued` until the issuer has revoked the certificates of the old key. A
+    renewal with the same key goes from proved to done. The fields from `proof_hash` to `certificate_chain` are empty
+    until the proof. `ak_public` is the attestation key of the evidence, if the generation's own one is not known.
+    `held_key` is the SHA-256 of the key in the certificate of the request, in hex, if that is or was a key of the
+    generation; else it is empty. `returned`: the renewal gave the generation a former key again, or a machine that held
+    a former key renewed.
     """
 
     id: RenewalId
@@ -348,6 +356,9 @@ class RenewalRow(msgspec.Struct, frozen=True):
     not_after: datetime | None
     certificate_chain: tuple[bytes, ...]
     ak_public: bytes = b""
+    held_key: str = ""
+    agent_version: str = ""
+    returned: bool = False
 
 
 class RecoveryCodeRow(msgspec.Struct, frozen=True):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.activations.approval import Approvals
-from cloud.fabric.service.activations.software_renewal import SoftwareRenewals
 from cloud.fabric.service.activations.with_tpm import Activations
 from cloud.fabric.service.activations.without_tpm import SoftwareActivations
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
@@ -15,8 +14,6 @@ from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.limits import SessionLimits
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
-from cloud.fabric.service.nodes.renewal import Renewals
-from cloud.fabric.service.nodes.renewal_starts import RenewalStarts
 from cloud.fabric.service.nodes.replaced import ReplacedMachines
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
 from cloud.fabric.service.nodes.seen import SeenSessions
@@ -24,6 +21,10 @@ from cloud.fabric.service.nodes.session_refusals import SessionRefusals
 from cloud.fabric.service.nodes.sessions import Sessions
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.fabric.service.recovery.decisions import CaseDecisions
+from cloud.fabric.service.renewals.renewal import Renewals
+from cloud.fabric.service.renewals.renewal_starts import RenewalStarts
+from cloud.fabric.service.renewals.returned_keys import ReturnedKeys
+from cloud.fabric.service.renewals.software_renewal import SoftwareRenewals
 from cloud.fabric.service.restored.presenting import PresentedStatements
 from cloud.fabric.service.rights.recovery_confirms import RecoveryConfirms
 from cloud.fabric.store import Stores
@@ -85,7 +86,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
     )
     fingerprints = _fingerprints(given, clones)
     pcr_quotes = PcrQuotes(tenants=stores.tenants, seen=seen)
-    renewals = _renewals(given, chip_challenges)
+    renewals = _renewals(given, chip_challenges, ReturnedKeys(now=now, clones=clones, seen=seen))
     checks = Checks(chip_challenges, pcr_quotes, lapses)
     activations = make_activation_parts(given, checks, recovery)
     return NodeParts(
@@ -222,7 +223,7 @@ def _sessions(
     )
 
 
-def _renewals(given: Given, chip_challenges: ChipChallenges) -> Renewals:
+def _renewals(given: Given, chip_challenges: ChipChallenges, returns: ReturnedKeys) -> Renewals:
     stores, ports, _, shared, _ = given
     return Renewals(
         trust_domain=ports.trust_domain,
@@ -238,5 +239,6 @@ def _renewals(given: Given, chip_challenges: ChipChallenges) -> Renewals:
         chip_challenges=chip_challenges,
         statement_stream=shared.statement_stream,
         starts=RenewalStarts(factor=ports.limits_factor),
+        returns=returns,
         wake_background=shared.woken.set,
     )

@@ -16,7 +16,7 @@ from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.errors import CertificateRefused, Conflict, ProofRefused, evidence_error
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing import statements
-from cloud.fabric.licensing.holders import Arrival
+from cloud.fabric.licensing.known_holders import Arrival
 from cloud.fabric.licensing.request_order import Moment
 from cloud.fabric.service.airgap.exchanges import Content, Exchanges
 from cloud.fabric.service.airgap.requests import as_claims, check_latest
@@ -27,12 +27,12 @@ from cloud.fabric.service.nodes.device_issuance import issuer_refusals_of
 from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
-from cloud.fabric.service.nodes.renewal import Renewals
 from cloud.fabric.service.nodes.seen import SeenSessions
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.fabric.service.nodes.statement_stream import is_closed
 from cloud.fabric.service.ports import Now
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
+from cloud.fabric.service.renewals.renewal import Renewals
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow, without_tpm
 from cloud.fabric.tuf.current_trust import CurrentTrust

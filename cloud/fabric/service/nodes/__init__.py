@@ -1,1 +1,1 @@
-"""Use cases of nodes: confirm, open sessions, fetch statements, renew; end what was left unfinished."""
+"""Use cases of nodes: confirm, open sessions, fetch statements; end what was left unfinished."""

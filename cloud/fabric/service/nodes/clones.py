@@ -1,4 +1,4 @@
-"""Use case: judge who holds a node's key, and act on a suspected clone.
+"""Use case: judge who holds a node's key, and act on a suspected clone and on a restored machine.
 
 `cloud.fabric.licensing.holders` has the judgement. Most sessions change the holders in the ordinary way; `SeenSessions`
 stores that change together with the other values of the session, by compare-and-set. A session that shows a restored
@@ -7,17 +7,25 @@ machine, a second holder or a refused one takes a transaction of its own, before
 A suspicion ends no licence. By the policy `newest-in-grace` the newest holder gets leases that name the suspicion, and
 the older one gets a final lease with the end that it was promised before. By `suspend-both` a person has decided that
 both stop: Fabric signs a suspension. An operator settles it (`cloud.fabric.service.operators.clone_cases`).
+
+A restored machine is repaired without a person as often as the tenant's policy says. A further one waits for an
+operator. It gets the node's last lease once more, with the flag and the same dates. No policy suspends it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
 from cloud.fabric.bodies.clones import CloneCause
+from cloud.fabric.bodies.recovery import RecoveryPolicy
 from cloud.fabric.errors import HolderRefused, IssuerUnavailable, ProofRefused
 from cloud.fabric.licensing import holders as judging
-from cloud.fabric.licensing.holders import Arrival, Holder, Holders, SessionJudgement
+from cloud.fabric.licensing import repairs
+from cloud.fabric.licensing.key_returns import KeyReturn, judge_return
+from cloud.fabric.licensing.known_holders import Arrival, Holder, Holders, SessionJudgement, holder_id, with_holder
 from cloud.fabric.licensing.renewal_tokens import CHAIN_BYTES, TokenInvalid, make_token, read_token
 from cloud.fabric.licensing.session_evidence import SessionEvidence
 from cloud.fabric.service.audit_log import AuditLog
@@ -26,7 +34,7 @@ from cloud.fabric.service.nodes.statement_stream import StatementStream, is_clos
 from cloud.fabric.service.ports import Now, Transaction
 from cloud.fabric.store.keys import node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import GenerationRow, NodeRow
+from cloud.fabric.store.rows import GenerationRow, NodeRow, TenantRow
 from cloud.fabric.store.tenants import TenantStore
 from cloud.fabric.wake import WakeRoom
 from protocol.encoding import json_encode, sha256_hex
@@ -44,6 +52,7 @@ TRIES = 5
 SUSPENDED_BY_POLICY = "a clone of this machine is suspected"
 """The reason of a suspension by the policy `suspend-both`. An operator's settling ends such a suspension."""
 OLDER_REASON = "a clone of this machine is suspected, and this is the older copy"
+RESTORED_REASON = "this machine was restored from a backup more often than allowed without an operator's approval"
 SHUT_REASON = "another copy of this machine was kept; this copy needs a TPM of its own and an activation code"
 ORDINARY = frozenset({"normal", "repeated", "token-lost", "late", "ahead"})
 """The outcomes that need no transaction of their own."""
@@ -73,11 +82,23 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """A session that was judged and stored, with the rows as they are then."""
+    """A session or a key's return that was judged and stored, with the rows as they are then."""
 
     judgement: SessionJudgement
     node: NodeRow
     generation: GenerationRow
+
+
+class _Judging(NamedTuple):
+    """How to judge: `judge` gets the holders, and whether an automatic repair is left.
+
+    `statement` is the one that the machine presents, empty for none. `former_key` is the hash of the former key with
+    which a machine renews; empty for a session.
+    """
+
+    judge: Callable[[Holders | None, bool], SessionJudgement]
+    statement: str
+    former_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +138,7 @@ class Clones:
             asked_at=asked_at,
             clock=_checked(claims.clock) if isinstance(claims.clock, ClockInfo) else None,
             key=sha256_hex(generation.node_public_key)[:DIGEST_CHARS],
-            fingerprint=sha256_hex(json_encode(sorted(claims.fingerprint.items())))[:DIGEST_CHARS],
+            fingerprint=fingerprint_digest(claims.fingerprint),
             address=address,
             agent_version=claims.agent_version,
         )
@@ -150,12 +171,32 @@ class Clones:
         IssuerUnavailable.
         """
         node = presented.node
+
+        def judge(known: Holders | None, may_repair: bool) -> SessionJudgement:
+            return judging.judge(known, msgspec.structs.replace(presented.arrival, may_repair=may_repair))
+
         with fault_point("fabric.holders.commit"):
             async with self.transaction(node_key(node.id), reads=(tenant_key(node.tenant),)):
-                recorded = await self._recorded(presented, kept)
+                recorded = await self._recorded(
+                    node, presented.generation.number, _Judging(judge, presented.statement), kept
+                )
         if recorded.judgement.outcome == "suspected":
             self.wake_room.wake(node.id)
         return recorded
+
+    async def record_return(
+        self, node: NodeRow, generation: int, back: KeyReturn, statement: str, kept: Kept | None = None
+    ) -> Recorded:
+        """Judge a machine that renews with a former key, and store what follows. Call it in the renewal's transaction.
+
+        `statement` is the statement that the machine presents, empty for none. `kept` is as in `record`. Raises
+        NodeUnknown, IssuerUnavailable.
+        """
+
+        def judge(known: Holders | None, may_repair: bool) -> SessionJudgement:
+            return judge_return(known, msgspec.structs.replace(back, may_repair=back.may_repair and may_repair))
+
+        return await self._recorded(node, generation, _Judging(judge, statement, back.former.key), kept)
 
     async def suspect(self, node: NodeRow, generation: int, cause: CloneCause, other: SessionEvidence) -> bool:
         """Raise the flag for a reason outside of the tokens. `other` is the evidence of the machine beside the current.
@@ -163,7 +204,7 @@ class Clones:
         A flag that is there already keeps its cause. Nothing happens before the first session of the generation; then
         the result is False.
         """
-        holder = Holder(judging.holder_id(other), "older", other.at, other)
+        holder = Holder(holder_id(other), "older", other.at, other)
         async with self.transaction(node_key(node.id), reads=(tenant_key(node.tenant),)):
             for _ in range(TRIES):
                 fresh, row = await load(self.nodes, node.tenant, node.id, generation)
@@ -178,8 +219,9 @@ class Clones:
                     break
             else:
                 raise _busy()
-            if not known.cause:
-                await self._write_flag(await self._flagged(fresh, flagged, now), row, flagged, now)
+            if flagged.cause != known.cause:
+                tenant = await self.tenants.find(fresh.tenant)
+                await self._write_flag(_flagged(fresh, tenant, flagged, now), row, flagged, now)
         self.wake_room.wake(node.id)
         return True
 
@@ -202,69 +244,73 @@ class Clones:
                 return
 
     def refusal(self, recorded: Recorded, answer_nonce: str) -> HolderRefused:
-        """The refusal of a holder that gets no session, with its signed statement."""
+        """The refusal of a holder that gets no session or no certificate, with its signed statement.
+
+        The node's own statement is for the present key. A machine with a former key gets only a statement of its own,
+        or the node's suspension.
+        """
         holder = recorded.judgement.holders.find(recorded.judgement.holder)
-        own = holder.statement if holder is not None else ""
-        row = msgspec.structs.replace(recorded.generation, statement=own or recorded.generation.statement)
+        own, row = holder.statement if holder is not None else "", recorded.generation
+        returned = holder is not None and holder.awaited and row.statement_type == "lease"
+        row = msgspec.structs.replace(row, statement=own or ("" if returned else row.statement))
         answer = self.statement_stream.answer(row, answer_nonce, self.now())
+        if recorded.judgement.holders.cause == "restored":
+            return HolderRefused(answer.statement, answer.freshness, RESTORED_REASON)
         return HolderRefused(answer.statement, answer.freshness)
 
     # Inside of the transaction
 
-    async def _recorded(self, presented: Presented, kept: Kept | None) -> Recorded:
+    async def _recorded(self, before: NodeRow, number: int, how: _Judging, kept: Kept | None) -> Recorded:
         for _ in range(TRIES):
-            node, row = await load(self.nodes, presented.node.tenant, presented.node.id, presented.generation.number)
-            known = kept is not None and kept.version == row.holders_version
-            judgement = self.judge(row, presented.arrival, kept if known else None)
+            node, row = await load(self.nodes, before.tenant, before.id, number)
+            pending = kept is not None and kept.version == row.holders_version
+            known = read_holders(kept.holders if kept is not None and pending else row.holders)
+            tenant, now = await self.tenants.find(node.tenant), self.now()
+            policy = tenant.recovery if tenant is not None else RecoveryPolicy()
+            judgement = how.judge(known, repairs.is_allowed(node.repairs, policy, now))
             if is_closed(node, row):
                 return Recorded(judgement, node, row)
-            now, signed = self.now(), node
-            if judgement.outcome == "suspected":
-                signed = await self._flagged(node, judgement.holders, now)
-            signed, judgement = self._with_statement(signed, row, judgement, presented.statement, now)
-            since = now.replace(microsecond=0) if judgement.outcome == "suspected" else row.sessions_from
+            signed = _changed(node, tenant, known, judgement, now)
+            signed, judgement = self._with_statement(signed, row, judgement, how, now)
+            since = now.replace(microsecond=0) if _ends_sessions(judgement, how) else row.sessions_from
             if await self.nodes.set_holders(row, text_of(judgement.holders), since):
                 break
         else:
             raise _busy()
-        if judgement.outcome == "suspected":
+        if judgement.outcome in ("suspected", "unapproved"):
             signed, row = await self._write_flag(signed, row, judgement.holders, now)
         elif signed is not node:
             await self.nodes.update(signed)
         if judgement.outcome == "restored":
-            await self._audit(signed, "node.restored", row, judgement.holders)
+            used = f"{repairs.used(signed.repairs, policy, now)} of {policy.repair_quota}"
+            await self._audit(signed, "node.restored", row, judgement.holders, repairs=used)
         return Recorded(judgement, signed, row)
 
     def _with_statement(
-        self, node: NodeRow, row: GenerationRow, judgement: SessionJudgement, presented: str, now: datetime
+        self, node: NodeRow, row: GenerationRow, judgement: SessionJudgement, how: _Judging, now: datetime
     ) -> tuple[NodeRow, SessionJudgement]:
         """The judgement with the statement of a refused holder. It is signed once, and again if the holder has a later.
 
-        A suspended node has one statement for all holders. Returns the changed node.
+        A suspended node has one statement for all holders. A renewal without a presented lease gets no final one: the
+        lease that the machine holds is not known. Returns the changed node.
         """
         holder = judgement.holders.find(judgement.holder)
         if judgement.gets_token or judgement.outcome == "late" or holder is None or node.standing == "suspended":
             return node, judgement
-        seq = self.statement_stream.presented_seq(presented, node, row)
-        if holder.statement and (presented == holder.statement or seq <= node.seq):
+        seq = self.statement_stream.presented_seq(how.statement, node, row)
+        if holder.statement and (how.statement == holder.statement or seq <= node.seq):
             return node, judgement
-        if holder.state == "older":
-            node, token = self.statement_stream.final_for_copy(node, row, now, presented, OLDER_REASON)
+        stream, key = self.statement_stream, how.former_key
+        if holder.state == "shut":
+            node, token = stream.suspension_for_copy(node, row, now, how.statement, SHUT_REASON)
+        elif judgement.holders.cause == "restored":
+            node, token = stream.held_for_restored(node, row, now, how.statement, key)
+        elif key and not how.statement:
+            return node, judgement
         else:
-            node, token = self.statement_stream.suspension_for_copy(node, row, now, presented, SHUT_REASON)
-        changed = tuple(
-            msgspec.structs.replace(each, statement=token) if each is holder else each for each in judgement.holders.all
-        )
-        holders = msgspec.structs.replace(judgement.holders, all=changed)
-        return node, msgspec.structs.replace(judgement, holders=holders)
-
-    async def _flagged(self, node: NodeRow, holders: Holders, now: datetime) -> NodeRow:
-        """The node with the flag. By the policy `suspend-both` it is suspended, unless its standing is another already."""
-        node = msgspec.structs.replace(node, clone_cause=holders.cause, clone_at=now)
-        tenant = await self.tenants.find(node.tenant)
-        if tenant is None or tenant.clone_policy != "suspend-both" or node.standing != "active":
-            return node
-        return msgspec.structs.replace(node, standing="suspended", standing_reason=SUSPENDED_BY_POLICY, standing_at=now)
+            node, token = stream.final_for_copy(node, row, now, how.statement, OLDER_REASON, key)
+        changed = msgspec.structs.replace(holder, statement=token)
+        return node, msgspec.structs.replace(judgement, holders=with_holder(judgement.holders, changed))
 
     async def _write_flag(
         self, node: NodeRow, row: GenerationRow, holders: Holders, now: datetime
@@ -273,10 +319,13 @@ class Clones:
         if row.state == "confirmed":
             node, row = await self.statement_stream.write_current(node, row, now)
         await self.nodes.update(node, wakes=True)
-        await self._audit(node, "node.clone_suspected", row, holders, holders.cause)
+        action = "node.restore_unapproved" if holders.cause == "restored" else "node.clone_suspected"
+        await self._audit(node, action, row, holders, cause=holders.cause)
         return node, row
 
-    async def _audit(self, node: NodeRow, action: str, row: GenerationRow, holders: Holders, cause: str = "") -> None:
+    async def _audit(
+        self, node: NodeRow, action: str, row: GenerationRow, holders: Holders, cause: str = "", repairs: str = ""
+    ) -> None:
         await self.audit.write(
             str(NodeSpiffeId(self.trust_domain, node.tenant, node.id)),
             action,
@@ -288,16 +337,53 @@ class Clones:
             other=described(holders.all[1]) if len(holders.all) > 1 else "",
             cause=cause,
             standing=node.standing,
+            repairs=repairs,
         )
+
+
+def _flagged(node: NodeRow, tenant: TenantRow | None, holders: Holders, now: datetime) -> NodeRow:
+    """The node with the flag. By the policy `suspend-both` it is suspended, unless its standing is another already."""
+    node = msgspec.structs.replace(node, clone_cause=holders.cause, clone_at=now)
+    if tenant is None or tenant.clone_policy != "suspend-both" or node.standing != "active":
+        return node
+    return msgspec.structs.replace(node, standing="suspended", standing_reason=SUSPENDED_BY_POLICY, standing_at=now)
+
+
+def _changed(
+    node: NodeRow, tenant: TenantRow | None, known: Holders | None, judgement: SessionJudgement, now: datetime
+) -> NodeRow:
+    """The node after the judgement: with a flag, or with one more automatic repair.
+
+    A restored machine that took no other holder's place had its TPM put back and its disk not. It needs no repair.
+    """
+    if judgement.outcome == "suspected":
+        return _flagged(node, tenant, judgement.holders, now)
+    if judgement.outcome == "unapproved":
+        return msgspec.structs.replace(node, clone_cause=judgement.holders.cause, clone_at=now)
+    if judgement.outcome == "restored" and known is not None and judgement.holders.current.id != known.current.id:
+        return msgspec.structs.replace(node, repairs=repairs.with_repair(node.repairs, now))
+    return node
+
+
+def _ends_sessions(judgement: SessionJudgement, how: _Judging) -> bool:
+    """Whether sessions that were opened before fetch no statement any more: the machine that opened one may be another."""
+    return judgement.outcome == "suspected" or (bool(how.former_key) and judgement.gets_token)
 
 
 def described(holder: Holder) -> str:
     """A holder's evidence on one line, for the audit."""
     last, clock = holder.last, holder.last.clock
     tpm = (
-        f"TPM resets {clock.reset_count}, restarts {clock.restart_count}, clock {clock.clock} ms" if clock else "no TPM"
+        f"TPM resets {clock.reset_count}, restarts {clock.restart_count}, clock {clock.clock} ms"
+        if clock
+        else "no clock"
     )
     return f"{holder.id} at {last.at.isoformat()} from {last.address or '-'}; {tpm}; fingerprint {last.fingerprint}"
+
+
+def fingerprint_digest(fingerprint: dict[str, str]) -> str:
+    """16 hex digits that identify a reported fingerprint."""
+    return sha256_hex(json_encode(sorted(fingerprint.items())))[:DIGEST_CHARS]
 
 
 def _checked(clock: ClockInfo) -> ClockInfo:

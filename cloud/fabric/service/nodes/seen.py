@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from cloud.fabric.attestation.pcr_quotes import PcrReport, changed
-from cloud.fabric.licensing.holders import SessionJudgement
+from cloud.fabric.licensing.known_holders import SessionJudgement
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.clones import ORDINARY, Clones, Kept, Presented, text_of
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery, is_superseded

@@ -24,7 +24,7 @@ from cloud.fabric.errors import (
     Refused,
 )
 from cloud.fabric.issuer import Issuer
-from cloud.fabric.licensing.holders import Arrival, SessionJudgement
+from cloud.fabric.licensing.known_holders import Arrival, SessionJudgement
 from cloud.fabric.service.input_checks import check_fingerprint, check_floor, check_nonce_form, check_text
 from cloud.fabric.service.nodes.clones import ORDINARY, Clones, Kept, Presented
 from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate

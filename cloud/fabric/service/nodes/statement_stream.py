@@ -92,21 +92,42 @@ class StatementStream:
         return generation.lease_facts != statements.facts(self._subject(node, generation))
 
     def final_for_copy(
-        self, node: NodeRow, generation: GenerationRow, now: datetime, presented: str, reason: str
+        self, node: NodeRow, generation: GenerationRow, now: datetime, presented: str, reason: str, former_key: str = ""
     ) -> tuple[NodeRow, str]:
         """Sign a final lease for a copy of the node that gets no further lease. It is not stored with the generation.
 
-        It ends when the lease `presented` expires, and at once without such a lease. Returns the changed node, and the
-        token.
+        It ends when the lease `presented` expires, and at once without such a lease. `former_key` is the hash of the
+        copy's key, if that is a former key of the generation. Returns the changed node, and the token.
         """
-        held = self.signer.presented(presented)
-        ours = isinstance(held, Lease) and (held.node, held.generation) == (node.id, generation.number)
-        subject = self._subject(node, generation)
+        subject = self._subject(node, generation, former_key)
         seq = statements.next_seq(node.seq, self.presented_seq(presented, node, generation))
-        if not (isinstance(held, Lease) and ours):
+        held = self._held(presented, node, generation)
+        if held is None:
             held = msgspec.structs.replace(statements.lease(subject, seq, now), refresh_after=now, expires_at=now)
         lease = statements.final_lease(subject, seq, now, held, reason)
         return msgspec.structs.replace(node, seq=seq), self.signer.statement(lease)
+
+    def held_for_restored(
+        self, node: NodeRow, generation: GenerationRow, now: datetime, presented: str, former_key: str = ""
+    ) -> tuple[NodeRow, str]:
+        """Sign the node's last lease again, with the same dates, for a restored machine that waits for an operator.
+
+        A lease `presented` that terminates later counts instead: the database was restored too. Otherwise as
+        `final_for_copy`. Without a lease nothing is signed, and the token is empty.
+        """
+        leases = [self._held(token, node, generation) for token in (generation.statement, presented)]
+        held = max((each for each in leases if each is not None), key=lambda each: each.terminate_at, default=None)
+        if held is None:
+            return node, ""
+        seq = statements.next_seq(node.seq, self.presented_seq(presented, node, generation))
+        lease = statements.held_lease(self._subject(node, generation, former_key), seq, now, held)
+        return msgspec.structs.replace(node, seq=seq), self.signer.statement(lease)
+
+    def _held(self, presented: str, node: NodeRow, generation: GenerationRow) -> Lease | None:
+        """The lease `presented`, if Fabric signed it for this node and generation."""
+        held = self.signer.presented(presented)
+        ours = isinstance(held, Lease) and (held.node, held.generation) == (node.id, generation.number)
+        return held if isinstance(held, Lease) and ours else None
 
     def suspension_for_copy(
         self, node: NodeRow, generation: GenerationRow, now: datetime, presented: str, reason: str
@@ -157,7 +178,7 @@ class StatementStream:
         current = self.answer(generation, nonce, now)
         return GenerationClosed(current.statement, current.freshness)
 
-    def _subject(self, node: NodeRow, generation: GenerationRow) -> statements.Subject:
+    def _subject(self, node: NodeRow, generation: GenerationRow, former_key: str = "") -> statements.Subject:
         return statements.Subject(
             trust_domain=self.trust_domain,
             tenant=node.tenant,
@@ -169,7 +190,7 @@ class StatementStream:
             entitlements=node.entitlements,
             terms=statements.terms_of(node.tier, node.lease),
             version=min(generation.lease_version, LEASE_VERSION),
-            node_key=sha256_hex(generation.node_public_key),
+            node_key=former_key or sha256_hex(generation.node_public_key),
             ek_name=generation.ek_name,
             # With a TPM the chip identifies the machine; a lease without the fingerprint is smaller.
             fingerprint=policy_of(enrolled_of(node, generation)) if node.tier == "software" else None,

@@ -14,7 +14,8 @@ from cloud.fabric import schemas
 from cloud.fabric.bodies.clones import CloneCase, CloneEvidence, SetClonePolicy, SettleClone
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import Conflict, NotFound
-from cloud.fabric.licensing.holders import Holder, Holders, settle
+from cloud.fabric.licensing.holders import settle
+from cloud.fabric.licensing.known_holders import Holder, Holders
 from cloud.fabric.licensing.renewal_tokens import CHAIN_BYTES
 from cloud.fabric.service import views
 from cloud.fabric.service.acting import Acting
@@ -74,8 +75,8 @@ class CloneCases:
                     raise Conflict("the node's generation is closed")
                 if not node.clone_cause and holders.current.id == body.keep:
                     return _case(node, row)
-                settled = settle(holders, body.keep, self.entropy(CHAIN_BYTES).hex())
                 now = self.now()
+                settled = settle(holders, body.keep, self.entropy(CHAIN_BYTES).hex(), now)
                 if await self.nodes.set_holders(row, text_of(settled), now.replace(microsecond=0)):
                     break
             else:

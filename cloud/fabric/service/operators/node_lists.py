@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import get_args
 
 from cloud.fabric import schemas
+from cloud.fabric.bodies.recovery import RecoveryPolicy
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.service import views
 from cloud.fabric.service.operators.filters import ListFilters
+from cloud.fabric.service.ports import Now
 from cloud.fabric.store.airgap import AirgapStore
 from cloud.fabric.store.exchange_rows import AirgapExchangeRow
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow
+from cloud.fabric.store.tenants import TenantStore
 from protocol.ids import NodeId
 
 
@@ -19,7 +22,9 @@ from protocol.ids import NodeId
 class NodeLists:
     """Lists nodes and shows one with its generations."""
 
+    now: Now
     nodes: NodeStore
+    tenants: TenantStore
     airgap: AirgapStore
     filters: ListFilters
 
@@ -39,7 +44,10 @@ class NodeLists:
         rows = await self.nodes.generations(node)
         newest = await self.airgap.newest(node)
         since = newest.answered_at if newest is not None and is_outstanding(newest, rows) else None
-        return schemas.NodeDetail(views.node(row), tuple(map(views.generation, rows)), since)
+        tenant = await self.tenants.find(row.tenant)
+        policy = tenant.recovery if tenant is not None else RecoveryPolicy()
+        repairs = views.repairs(row, policy, self.now())
+        return schemas.NodeDetail(views.node(row), tuple(map(views.generation, rows)), since, repairs)
 
 
 def is_outstanding(exchange: AirgapExchangeRow, generations: Sequence[GenerationRow]) -> bool:

@@ -10,18 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud.fabric.licensing import holders as judging
-from cloud.fabric.licensing.holders import (
-    HOLDERS_MAX,
-    SPENT_MAX,
-    Arrival,
-    Holder,
-    Holders,
-    SessionJudgement,
-    judge,
-    note_behind,
-    settle,
-    suspect,
-)
+from cloud.fabric.licensing.holders import SPENT_MAX, judge, note_behind, settle, suspect
+from cloud.fabric.licensing.known_holders import HOLDERS_MAX, Arrival, Holder, Holders, SessionJudgement
 from cloud.fabric.licensing.renewal_tokens import NO_TOKEN, RenewalToken, make_token, read_token
 from cloud.fabric.licensing.session_evidence import CLOCK_SAVED_MS, SessionEvidence, went_back
 from protocol.encoding import sha256_hex
@@ -396,7 +386,7 @@ def test_a_suspicion_stays_until_it_is_settled(cloud: Cloud, pair: tuple[Box, Bo
 @pytest.mark.parametrize("keep", [0, 1])
 def test_an_operator_keeps_one_holder(cloud: Cloud, pair: tuple[Box, Box], keep: int) -> None:
     kept, other = pair if keep == 0 else pair[::-1]
-    cloud.holders = settle(cloud.known, cloud.known.all[keep].id, "0badcafe")
+    cloud.holders = settle(cloud.known, cloud.known.all[keep].id, "0badcafe", START)
     assert cloud.known.cause == ""
     assert cloud.outcomes(kept, kept)[1] == "normal"
     assert cloud.outcomes(other, kept, other, kept) == ["shut", "normal", "shut", "normal"]
@@ -407,7 +397,7 @@ def test_an_operator_keeps_one_holder(cloud: Cloud, pair: tuple[Box, Box], keep:
 def test_the_kept_machine_may_be_put_back_to_a_later_snapshot(cloud: Cloud, pair: tuple[Box, Box]) -> None:
     kept, _ = pair
     before = kept.copy()
-    cloud.holders = settle(cloud.known, cloud.known.current.id, "0badcafe")
+    cloud.holders = settle(cloud.known, cloud.known.current.id, "0badcafe", START)
     cloud.outcomes(kept, kept)
     after = kept.copy()
     cloud.outcomes(kept, kept)
@@ -418,7 +408,7 @@ def test_the_kept_machine_may_be_put_back_to_a_later_snapshot(cloud: Cloud, pair
 def test_settling_an_unknown_holder(cloud: Cloud, box: Box) -> None:
     assert box.token
     with pytest.raises(KeyError):
-        settle(cloud.known, "ffffffff", "0badcafe")
+        settle(cloud.known, "ffffffff", "0badcafe", START)
 
 
 def test_a_suspicion_from_other_evidence(cloud: Cloud, box: Box) -> None:

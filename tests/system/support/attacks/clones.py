@@ -125,13 +125,57 @@ def _restored(copies: Copies) -> Seen:
 
 
 def _restored_every_night(copies: Copies) -> Seen:
-    snapshot = copies.snapshot("s")
-    for _ in range(4):
-        copies.session(copies.machine)
-        copies.put_back(snapshot)
-    copies.session(copies.machine)
+    """The first restore is repaired. The second one keeps the dates of the lease until an operator approves it."""
+    machine, snapshot = copies.machine, copies.snapshot("s")
+    for restored in (False, True):
+        if restored:
+            copies.put_back(snapshot)
+        for _ in range(2):  # after one session the token of the snapshot could be that of a lost answer
+            assert copies.session(machine) == "active"
+    ends = machine.ask("/v1/license")["lease"]["terminate_at"]
+    copies.put_back(snapshot)
+    copies.session(machine, "grace")
+    seen = look(machine)
+    _suspected(copies, "restored")
+    assert machine.granted(), "the restored machine stops"
+    assert machine.ask("/v1/license")["lease"]["terminate_at"] >= ends, "its lease ends earlier"
+    used = copies.cloud.run("node", "show", copies.node)["repairs"]
+    assert (used["used"], used["allowed"]) == (1, 1), f"the repairs are {used}"
+    case = copies.case()
+    assert case is not None
+    copies.cloud.run("node", "settle", copies.node, "--keep", case["evidence"][1]["id"])
+    assert copies.session(machine) == "active"
     _not_suspected(copies)
-    return look(copies.machine)
+    actions = copies.actions()
+    assert (actions.count("node.restored"), actions.count("node.restore_unapproved")) == (1, 1), actions
+    return seen
+
+
+def _before_a_rekey(copies: Copies) -> Seen:
+    """The copy has the former key. The original's renewal shows both, whatever the time between their contacts."""
+    machine = copies.machine
+    snapshot = copies.snapshot("s")
+    machine.up()
+    machine.wait_state("active")
+    machine.run("renew", "--rekey")
+    with copies.copy(snapshot, "twin") as twin:
+        boot(twin)
+        assert copies.session(twin) == "active"
+        _not_suspected(copies)
+        copies.session(machine, "grace")
+        _suspected(copies, "former-key")
+        assert machine.granted(), "the original stops"
+        copies.session(twin, "grace")
+        seen = look(twin)
+        for _ in range(3):
+            assert copies.session(machine, "grace") == "grace"
+        status = machine.ask("/v1/status")
+        assert status["last_failure"] is None, f"the original is refused: {status['last_failure']}"
+        case = copies.case()
+        assert case is not None
+        copies.cloud.run("node", "settle", copies.node, "--keep", case["evidence"][0]["id"])
+        machine.wait_state("active")
+        return seen
 
 
 def _lost_token(copies: Copies) -> Seen:
@@ -173,6 +217,7 @@ ROWS: dict[str, Callable[[Copies], Seen]] = {
     "the copy goes on, policy suspend-both": _both_suspended,
     "the other machine is kept, then corrected": _kept_the_other,
     "one machine, put back": _restored,
+    "a copy from before a rekey": _before_a_rekey,
     "one machine, put back every night": _restored_every_night,
     "one machine, its token is lost": _lost_token,
     "one machine, power cuts": _power_cuts,

@@ -6,9 +6,17 @@ import pytest
 
 from cloud.fabric import errors
 from cloud.fabric.bodies.clones import SettleClone
-from cloud.fabric.licensing.holders import Holders
+from cloud.fabric.bodies.recovery import RecoveryPolicy
+from cloud.fabric.licensing.known_holders import Holders
 from cloud.fabric.licensing.session_evidence import SessionEvidence
-from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY, Clones, Presented, Recorded, read_holders
+from cloud.fabric.service.nodes.clones import (
+    RESTORED_REASON,
+    SUSPENDED_BY_POLICY,
+    Clones,
+    Presented,
+    Recorded,
+    read_holders,
+)
 from cloud.fabric.store.keys import tenant_key
 from cloud.storage.errors import DatabaseBusy
 from protocol.evidence import ClockInfo
@@ -234,3 +242,91 @@ async def test_an_overtaken_session_is_judged_also_after_a_busy_database(
     assert after is not None
     assert before is not None
     assert after.current.number == before.current.number + 1
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_the_second_restore_of_a_period_waits_for_an_operator(world: World, box: Box) -> None:
+    """The machine runs to the dates of the node's last lease. Each step has one audit entry."""
+    snapshot = box.copy()
+    for _ in range(2):
+        await box.session()
+    first, second = snapshot.copy(), snapshot.copy()
+    await first.session()
+    await first.session()
+    ends = first.lease.terminate_at
+    refused = await second.refused()
+    assert refused.detail == RESTORED_REASON
+    assert await flagged(world, box) == "restored"
+    assert second.lease.terminate_at == ends
+    again = await second.refused()
+    assert again.statement == refused.statement
+    cases = world.parts.operators.clone_cases
+    case = await cases.show(box.machine.node)
+    await cases.settle(ALICE, case.node, SettleClone(case.evidence[1].id))
+    await second.session()
+    assert second.lease.terminate_at > ends
+    actions = await world.actions(case.node)
+    names = ("node.restored", "node.restore_unapproved", "node.clone_settled", "node.clone_suspected")
+    assert [actions.count(name) for name in names] == [1, 1, 1, 0]
+    # The machine that was thought to be gone goes on.
+    await first.session()
+    assert await flagged(world, box) == "renewal-token"
+    assert (await second.refused()).detail != RESTORED_REASON
+
+
+QUOTAS: dict[str, tuple[dict[str, int], float, list[str]]] = {
+    "quota used up": ({}, 1, ["repaired", "waits", "waits"]),
+    "quota 0": ({"repair_quota": 0}, 1, ["waits", "waits"]),
+    "quota 2": ({"repair_quota": 2}, 1, ["repaired", "repaired", "waits"]),
+    "period over": ({"period_days": 10}, 11, ["repaired", "repaired", "repaired"]),
+    "period over for the first": ({"period_days": 10, "repair_quota": 2}, 4, ["repaired", "repaired", "waits"]),
+}
+
+
+@pytest.mark.parametrize(("policy", "days", "outcomes"), QUOTAS.values(), ids=QUOTAS)
+async def test_the_quota_of_automatic_repairs(
+    world: World, box: Box, policy: dict[str, int], days: float, outcomes: list[str]
+) -> None:
+    async with world.stores.transaction(tenant_key(world.tenant)):
+        await world.stores.tenants.set_recovery(world.tenant, RecoveryPolicy(**policy))
+    snapshot = box.copy()
+    for _ in range(2):
+        await box.session()
+    found = []
+    for _ in outcomes:
+        world.clock.forward(timedelta(days=days))
+        restored = snapshot.copy()
+        try:
+            for _ in range(2):
+                await restored.session()
+            found.append("repaired")
+        except errors.HolderRefused:
+            found.append("waits")
+    assert found == outcomes
+    detail = await world.parts.operators.node_lists.detail(box.machine.node)
+    assert detail.repairs is not None
+    waits = outcomes[-1] == "waits"
+    assert (detail.node.clone_cause, "settle" in detail.node.notice) == ("restored" if waits else "", waits)
+    assert detail.repairs.allowed == policy.get("repair_quota", 1)
+    assert detail.repairs.used == min(outcomes.count("repaired"), detail.repairs.allowed)
+    next_at = detail.repairs.next_at
+    assert (next_at is None) == (detail.repairs.allowed == 0)
+    assert next_at is None or next_at > world.clock()
+
+
+async def test_a_restore_that_waits_may_be_refused_and_both_that_go_on_are_a_clone(world: World, box: Box) -> None:
+    async with world.stores.transaction(tenant_key(world.tenant)):
+        await world.stores.tenants.set_recovery(world.tenant, RecoveryPolicy(repair_quota=0))
+        await world.stores.tenants.set_clone_policy(world.tenant, "suspend-both")
+    snapshot = box.copy()
+    for _ in range(2):
+        await box.session()
+    await snapshot.refused()
+    # No policy suspends a restored machine. It applies once the current machine goes on: there are two.
+    assert ((await world.node(box.machine.node)).standing, await flagged(world, box)) == ("active", "restored")
+    await box.session()
+    assert ((await world.node(box.machine.node)).standing, await flagged(world, box)) == ("suspended", "renewal-token")
+    cases = world.parts.operators.clone_cases
+    await cases.settle(ALICE, box.machine.node, SettleClone((await cases.show(box.machine.node)).evidence[0].id))
+    assert isinstance(world.statement((await snapshot.refused()).statement), Suspension)
+    assert isinstance(world.statement((await box.session()).current.statement), Lease)

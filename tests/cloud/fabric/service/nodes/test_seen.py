@@ -7,7 +7,8 @@ from typing import cast
 
 import msgspec
 
-from cloud.fabric.licensing.holders import Arrival, judge
+from cloud.fabric.licensing.holders import judge
+from cloud.fabric.licensing.known_holders import Arrival
 from cloud.fabric.licensing.session_evidence import SessionEvidence
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.clones import Clones, Presented, read_holders

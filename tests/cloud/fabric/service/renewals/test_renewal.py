@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.nodes.renewal`: only the chip of a generation gets a certificate for it."""
+"""`cloud.fabric.service.renewals.renewal`: only the chip of a generation gets a certificate for it."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric import errors
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
-from cloud.fabric.service.nodes import renewal_starts
-from cloud.fabric.service.nodes.renewal import (
+from cloud.fabric.service.renewals import renewal_starts
+from cloud.fabric.service.renewals.renewal import (
     FORGET_RENEWALS_AFTER,
     OPEN_PER_NODE_MAX,
     PROVED_PER_DAY_MAX,

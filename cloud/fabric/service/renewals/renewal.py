@@ -11,6 +11,9 @@ Rules:
   the same answer.
 - This exchange opens no generation. A closed generation gets its revocation.
 - The generation's key changes in the transaction that stores the new certificate. Until then the old key is valid.
+- A machine that holds a former key of the generation is judged with the proof
+  (`cloud.fabric.licensing.key_returns`): its disk was put back, or it is a copy from before the rekey. Such renewals do
+  not count against the limit for a day, so a copy cannot use up the renewals of the original.
 """
 
 import hmac
@@ -29,6 +32,7 @@ from cloud.fabric.errors import (
     ActivationClosed,
     CertificateRefused,
     Conflict,
+    HolderRefused,
     IssuerRefused,
     NotFound,
     Refused,
@@ -36,6 +40,7 @@ from cloud.fabric.errors import (
 )
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing import statements
+from cloud.fabric.licensing.former_keys import known, replaced
 from cloud.fabric.service.audit_log import ANONYMOUS, AuditLog
 from cloud.fabric.service.input_checks import check_nonce_form, check_text
 from cloud.fabric.service.nodes.chip_challenge import (
@@ -48,10 +53,11 @@ from cloud.fabric.service.nodes.chip_challenge import (
 from cloud.fabric.service.nodes.device_certificate import Device, device_of, read_device_certificate
 from cloud.fabric.service.nodes.device_issuance import issuer_refusals_of
 from cloud.fabric.service.nodes.known import load
-from cloud.fabric.service.nodes.renewal_starts import RenewalStarts
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
-from cloud.fabric.store.keys import node_key
+from cloud.fabric.service.renewals.renewal_starts import RenewalStarts
+from cloud.fabric.service.renewals.returned_keys import ReturnedKeys, Shown
+from cloud.fabric.store.keys import node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.renewals import RenewalStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow, RenewalRow
@@ -61,14 +67,16 @@ from cloud.mtls.peer import PeerRefused, require_issuer
 from cloud.tasks.source import source_of
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
-from protocol.ids import NodeId, RenewalId
+from protocol.ids import NodeId, RenewalId, TenantId
 from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX
 from protocol.messages.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 
 OPEN_PER_NODE_MAX = 3
-"""Open challenges of one node. A machine needs one; two more allow for interrupted attempts."""
+"""Open challenges of one node for one key of its certificates. A machine needs one; two more allow for interrupted
+attempts. A copy with a former key cannot use up those of the original."""
 PROVED_PER_DAY_MAX = 4
-"""Proved renewals of one node in a day. A healthy node needs one in several months."""
+"""Proved renewals of one node in a day. A healthy node needs one in several months. Renewals that a former key comes
+back with are not counted: its return is either refused, or leads to a suspicion."""
 FORGET_RENEWALS_AFTER = timedelta(days=7)
 """Age at which renewals are deleted. It is longer than the day for which they are counted. A node that repeats its
 proof after that time gets no stored answer and starts again."""
@@ -108,6 +116,7 @@ class Renewals:
     chip_challenges: ChipChallenges
     statement_stream: StatementStream
     starts: RenewalStarts
+    returns: ReturnedKeys
     wake_background: WakeBackground
 
     async def start(self, body: StartRenewal, host: str = "") -> RenewalChallenge:
@@ -128,7 +137,8 @@ class Renewals:
         tenant = await self.tenants.find(spiffe.tenant)
         if tenant is None:
             raise unknown_machine()
-        node = await self._known(claim.device, body.evidence.ak_public)
+        node, generation = await self._known(claim.device, body.evidence.ak_public)
+        held_key = known(generation.former_keys, generation.node_public_key, claim.device.spki)
         challenge = await self.chip_challenges.make(tenant, body.evidence, now, node.ek_hash)
         if not hmac.compare_digest(node.ek_hash, challenge.ek_hash):
             raise unknown_machine()
@@ -148,10 +158,12 @@ class Renewals:
             node_public_key=b"",
             not_after=None,
             certificate_chain=(),
+            held_key=held_key,
+            agent_version=body.agent_version,
         )
         with fault_point("fabric.renewal.challenge"):
             async with self.transaction(node_key(row.node)):
-                if await self.renewals.count_open(row.node, now) >= OPEN_PER_NODE_MAX:
+                if await self.renewals.count_open(row.node, now, held_key) >= OPEN_PER_NODE_MAX:
                     raise TooManyChallenges("too many renewals of this machine are open")
                 await self.renewals.insert(row)
                 await self.audit.write(
@@ -189,20 +201,20 @@ class Renewals:
             return Claim(device, due=True, proven=True)
         return Claim(device, due=now >= begins + (ends - begins) * 2 / 3, proven=True)
 
-    async def _known(self, device: Device, ak_public: bytes) -> NodeRow:
+    async def _known(self, device: Device, ak_public: bytes) -> tuple[NodeRow, GenerationRow]:
         """Step 3. Every mismatch gets the same answer. Raises CertificateRefused."""
         spiffe = device.spiffe
         node, generation = await load(self.nodes, spiffe.tenant, spiffe.node, device.generation, unknown_machine)
         if not hmac.compare_digest(generation.ak_public, ak_public) or generation.confirmed_at is None:
             raise unknown_machine()
-        return node
+        return node, generation
 
-    async def prove(self, renewal: RenewalId, body: ProveRenewal, body_sha256: str) -> Renewed:
+    async def prove(self, renewal: RenewalId, body: ProveRenewal, body_sha256: str, host: str = "") -> Renewed:
         """Check the answer to the challenge and issue the device certificate.
 
-        `body_sha256` is the hash of the request's body. A repeat with the same bytes continues an unfinished renewal,
+        `body_sha256` is the hash of the request's body, `host` the caller's address. A repeat with the same bytes continues an unfinished renewal,
         or gets the stored answer. Raises NotFound, Invalid, ChallengeExpired, ChallengeFailed, GenerationClosed,
-        EvidenceNotAccepted, CsrRefused, Conflict, ActivationClosed, TooManyChallenges, IssuerUnavailable.
+        EvidenceNotAccepted, CsrRefused, Conflict, ActivationClosed, TooManyChallenges, HolderRefused, IssuerUnavailable.
         """
         row = await self.renewals.find(renewal)
         if row is None:
@@ -212,7 +224,9 @@ class Renewals:
             await self._check_answer(row, body)
             generation = await self._open(row, body.answer_nonce)
             key = self._verified_key(row, generation, body)
-            row = await self.store_proof(row.node, partial(self._reserve, row, body, key, body_sha256))
+            row = await self.store_proof(
+                row.node, row.tenant, partial(self._reserve, row, body, key, body_sha256, source_of(host))
+            )
         if not is_proved_by(row, body_sha256):
             raise _ended()
         return await self.answer(row, body.answer_nonce)
@@ -278,17 +292,27 @@ class Renewals:
         _check_due(row, generation, key)
         return key
 
-    async def store_proof(self, node: NodeId, prove: Callable[[], Awaitable[RenewalRow]]) -> RenewalRow:
-        """Run `prove` in the transaction that stores the proof of a renewal. Returns the row that it returns."""
-        with fault_point("fabric.renewal.prove"):
-            async with self.transaction(node_key(node)):
-                return await prove()
+    async def store_proof(
+        self, node: NodeId, tenant: TenantId, prove: Callable[[], Awaitable[RenewalRow | HolderRefused]]
+    ) -> RenewalRow:
+        """Run `prove` in the transaction that stores the proof of a renewal. Returns the row that it returns.
 
-    async def _reserve(self, row: RenewalRow, body: ProveRenewal, key: NodeKey, body_sha256: str) -> RenewalRow:
+        A refusal that it returns is raised after the commit: the evidence against the machine is stored.
+        """
+        with fault_point("fabric.renewal.prove"):
+            async with self.transaction(node_key(node), reads=(tenant_key(tenant),)):
+                proved = await prove()
+        if isinstance(proved, HolderRefused):
+            raise proved
+        return proved
+
+    async def _reserve(
+        self, row: RenewalRow, body: ProveRenewal, key: NodeKey, body_sha256: str, address: str
+    ) -> RenewalRow | HolderRefused:
         """Store the proof, if the generation is open and the limit for a day is not reached.
 
-        Called in the transaction. Returns the row. If another request has changed its state first, the row is returned
-        as it is.
+        Called in the transaction. Returns the row, or the refusal of a copy. If another request has changed the row's
+        state first, the row is returned as it is.
         """
         fresh = await self.renewals.find(row.id)
         if fresh is None:
@@ -300,7 +324,12 @@ class Renewals:
             raise self.statement_stream.closed(generation, body.answer_nonce, self.now())
         _check_due(fresh, generation, key)  # another renewal may have changed the key since
         now = self.now()
-        if await self.proved_today(node.id, now) >= PROVED_PER_DAY_MAX:
+        shown = Shown(sha256_hex(key.spki), body.presented or "", body.answer_nonce, address)
+        refused, returned = await self.returns.judge(node, generation, fresh, shown)
+        if refused is not None:
+            await self.renewals.set_refused(fresh.id)
+            return refused
+        if not returned and await self.proved_today(node.id, now) >= PROVED_PER_DAY_MAX:
             raise TooManyChallenges("this machine has used up its renewals of the last 24 hours")
         proved = msgspec.structs.replace(
             fresh,
@@ -309,6 +338,7 @@ class Renewals:
             csr=body.csr,
             node_public_key=key.spki,
             not_after=statements.device_not_after(statements.terms_of(node.tier, node.lease), now),
+            returned=returned,
         )
         if not await self.renewals.set_proved(proved):
             raise ActivationClosed("this renewal has ended")
@@ -342,7 +372,10 @@ class Renewals:
                     raise self.statement_stream.closed(generation, answer_nonce, self.now())
                 rekeyed = row.node_public_key != generation.node_public_key
                 if await self.renewals.set_issued(row.id, certificate.certificate_chain, rekeyed=rekeyed):
-                    await self.renewals.set_key(row.node, row.generation, row.node_public_key, row.not_after)
+                    former, old = generation.former_keys, generation.node_public_key
+                    if rekeyed:
+                        former = replaced(former, old, row.node_public_key, self.now(), displaced=row.returned)
+                    await self.renewals.set_key(row.node, row.generation, row.node_public_key, row.not_after, former)
                     await self.audit.write(
                         ANONYMOUS,
                         "renewal.issued",

@@ -1,4 +1,4 @@
-"""`cloud.fabric.service.activations.software_renewal`: the key in force renews, and a copied directory renews nothing."""
+"""`cloud.fabric.service.renewals.software_renewal`: the key in force renews, and a copied directory renews nothing."""
 
 import asyncio
 from datetime import timedelta
@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from cloud.fabric import errors, schemas
-from cloud.fabric.service.nodes.renewal import PROVED_PER_DAY_MAX
+from cloud.fabric.service.renewals.renewal import PROVED_PER_DAY_MAX
 from protocol.encoding import sha256_hex
 from protocol.limits import NONCE_LIFE
 from tests.cloud.engines import ENGINES
@@ -53,7 +53,7 @@ async def test_a_rekey_changes_the_key_and_a_lost_answer_is_repeated(world: Worl
     # The answer was lost. The repeat comes after the nonce has aged, and the old key signed it.
     world.clock.forward(NONCE_LIFE * 2)
     assert await machine.renew(body) == renewed
-    with pytest.raises(errors.CertificateRefused):
+    with pytest.raises(errors.HolderRefused):
         await machine.renew(machine.renewal(new_key()))  # signed by the replaced key
     with pytest.raises(errors.CertificateRefused):
         await machine.session()

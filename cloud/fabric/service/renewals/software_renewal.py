@@ -2,27 +2,32 @@
 
 The key in force proves the node, over a nonce of this Fabric. The fingerprint must match the enrolled one, so a copied
 state directory renews nothing on another machine. The rules are those of `renewal`: every mismatch gets the same answer
-before the proof, and no generation is opened.
+before the proof, and no generation is opened. A former key proves a machine that was put back, or a copy. Software keys
+can be copied, so a rekey may have been made to shut one out: no such machine is repaired without an operator.
 """
 
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
 from cryptography.hazmat.primitives import serialization
 
 from cloud.fabric import nonce
 from cloud.fabric.attestation.software_evidence import requested_key
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
 from cloud.fabric.entropy import new_id
-from cloud.fabric.errors import Conflict, ProofRefused, TooManyChallenges, evidence_error
+from cloud.fabric.errors import Conflict, HolderRefused, ProofRefused, TooManyChallenges, evidence_error
 from cloud.fabric.licensing import statements
+from cloud.fabric.licensing.former_keys import known
 from cloud.fabric.service.audit_log import ANONYMOUS
 from cloud.fabric.service.input_checks import check_fingerprint, check_nonce_form
+from cloud.fabric.service.nodes.clones import fingerprint_digest
 from cloud.fabric.service.nodes.device_certificate import Device
 from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.known import load
-from cloud.fabric.service.nodes.renewal import PROVED_PER_DAY_MAX, Renewals, unknown_machine
 from cloud.fabric.service.nodes.statement_stream import is_closed
+from cloud.fabric.service.renewals.renewal import PROVED_PER_DAY_MAX, Claim, Renewals, unknown_machine
+from cloud.fabric.service.renewals.returned_keys import Shown
 from cloud.fabric.store.rows import GenerationRow, NodeRow, RenewalRow
 from cloud.tasks.source import source_of
 from protocol.encoding import sha256_hex
@@ -51,11 +56,11 @@ class SoftwareRenewals:
         """Check the proof and issue the certificate. A repeat with the same proof gets the stored answer.
 
         1 the certificate can be read and names a confirmed generation of a software node; 2 the limits of
-        `RenewalStarts` are not reached; 3 the key in force signed the proof; 4 the proof names this node, URL and
+        `RenewalStarts` are not reached; 3 the key in force signed the proof, or the former key in the certificate; 4 the proof names this node, URL and
         request, and a nonce that this Fabric made a short time ago; 5 the fingerprint matches; 6 the request has a
         proof of possession; 7 the certificate is due, or the key is another one; 8 the generation is open, and the
         limit for a day is not reached. Raises CertificateRefused, TooOften, ProofRefused, Invalid, FingerprintRefused,
-        CsrRefused, Conflict, GenerationClosed, TooManyChallenges, ActivationClosed, IssuerUnavailable.
+        CsrRefused, Conflict, GenerationClosed, TooManyChallenges, HolderRefused, ActivationClosed, IssuerUnavailable.
         """
         renewals = self.renewals
         now = renewals.now()
@@ -75,8 +80,16 @@ class SoftwareRenewals:
                 raise evidence_error(error) from error
             if spki == generation.node_public_key and not claim.due:
                 raise Conflict("the device certificate is not due. Renew it over a session")
-            reserve = partial(self._reserve, claim.device, body, spki, proof_hash, claims.answer_nonce, due=claim.due)
-            row = await renewals.store_proof(node.id, reserve)
+            shown = Shown(
+                key=sha256_hex(spki),
+                presented=body.presented or "",
+                answer_nonce=claims.answer_nonce,
+                address=source_of(host),
+                fingerprint=fingerprint_digest(claims.fingerprint),
+                by_chip=False,
+            )
+            reserve = partial(self._reserve, claim, body, spki, proof_hash, shown)
+            row = await renewals.store_proof(node.id, node.tenant, reserve)
             answer_nonce = claims.answer_nonce
         else:
             answer_nonce = ""
@@ -92,8 +105,10 @@ class SoftwareRenewals:
 
     def _checked(self, body: RenewSoftware, device: Device, generation: GenerationRow) -> SoftwareRenewalClaims:
         """Steps 3 and 4. Raises CertificateRefused, ProofRefused, Invalid."""
+        held = known(generation.former_keys, generation.node_public_key, device.spki)
+        key = device.spki if held else generation.node_public_key
         try:
-            claims = open_software_renewal(body.proof, serialization.load_der_public_key(generation.node_public_key))
+            claims = open_software_renewal(body.proof, serialization.load_der_public_key(key))
         except SoftwareProofError as error:
             raise unknown_machine() from error
         named = (claims.tenant, claims.node, claims.generation)
@@ -112,18 +127,20 @@ class SoftwareRenewals:
         return claims
 
     async def _reserve(
-        self, device: Device, body: RenewSoftware, spki: bytes, proof_hash: str, answer_nonce: str, *, due: bool
-    ) -> RenewalRow:
-        """Store the proof, unless another request has stored the same one. Called in the transaction. Returns the row."""
+        self, claim: Claim, body: RenewSoftware, spki: bytes, proof_hash: str, shown: Shown
+    ) -> RenewalRow | HolderRefused:
+        """Store the proof, unless another request has stored the same one. Called in the transaction.
+
+        Returns the row, or the refusal of a copy.
+        """
+        device = claim.device
         renewals, now = self.renewals, self.renewals.now()
         stored = await renewals.renewals.find_proved(device.spiffe.node, proof_hash)
         if stored is not None:
             return stored
         node, generation = await self._known(device)
         if is_closed(node, generation):
-            raise renewals.statement_stream.closed(generation, answer_nonce, now)
-        if await renewals.proved_today(node.id, now) >= PROVED_PER_DAY_MAX:
-            raise TooManyChallenges("this machine has used up its renewals of the last 24 hours")
+            raise renewals.statement_stream.closed(generation, shown.answer_nonce, now)
         row = RenewalRow(
             id=RenewalId(new_id("ren", now, renewals.entropy)),
             node=node.id,
@@ -132,7 +149,7 @@ class SoftwareRenewals:
             state="proved",
             tries=0,
             secret_hash="",
-            expired=due,
+            expired=claim.due,
             created_at=now,
             expires_at=now + CHALLENGE_LIFE,
             proof_hash=proof_hash,
@@ -140,7 +157,14 @@ class SoftwareRenewals:
             node_public_key=spki,
             not_after=statements.device_not_after(statements.terms_of(node.tier, node.lease), now),
             certificate_chain=(),
+            held_key=known(generation.former_keys, generation.node_public_key, device.spki),
         )
+        refused, returned = await renewals.returns.judge(node, generation, row, shown)
+        if refused is not None:
+            return refused
+        if not returned and await renewals.proved_today(node.id, now) >= PROVED_PER_DAY_MAX:
+            raise TooManyChallenges("this machine has used up its renewals of the last 24 hours")
+        row = msgspec.structs.replace(row, returned=returned)
         await renewals.renewals.insert(row)
         await renewals.audit.write(
             ANONYMOUS,

@@ -1,9 +1,9 @@
-"""`cloud.fabric.service.nodes.renewal_starts`: limits by node, tenant and source, and none for the failures of others."""
+"""`cloud.fabric.service.renewals.renewal_starts`: limits by node, tenant and source, and none for the failures of others."""
 
 from datetime import UTC, datetime, timedelta
 
 from cloud.fabric.errors import TooOften
-from cloud.fabric.service.nodes.renewal_starts import STARTS_PER_NODE, STARTS_PER_SOURCE, RenewalStarts
+from cloud.fabric.service.renewals.renewal_starts import STARTS_PER_NODE, STARTS_PER_SOURCE, RenewalStarts
 from cloud.tasks.buckets import Rate
 from protocol.ids import NodeId, TenantId
 
