@@ -10,7 +10,7 @@ import msgspec
 
 from cloud.fabric.bodies.published_trust import TEXT_CHARS_MAX
 from cloud.fabric.lease_schemas import LeaseTerms
-from protocol.ids import ActivationId, CodeId, TenantId
+from protocol.ids import ActivationId, TenantId
 from protocol.openapi import limits
 from protocol.signed.statements import Tier
 
@@ -63,7 +63,7 @@ class Activation(msgspec.Struct, frozen=True):
     """Id of the activation."""
     tenant: TenantId
     """Tenant of the code."""
-    code: CodeId
+    code: str
     """Activation code that the machine uses. Empty in a recovery."""
     state: ActivationState
     """`challenged`: no proof yet. `pending`: an operator must decide. `approved`: the machine may continue. `denied`:
