@@ -31,7 +31,7 @@ from cloud.fabric.service.nodes.statement_stream import is_closed
 from cloud.fabric.service.ports import Now
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import ActivationRow
+from cloud.fabric.store.rows import ActivationRow, NodeRow
 from cloud.fabric.store.tenants import TenantStore
 from cloud.http.guard import Operator
 from protocol.airgap.code_proof import CodeProofInvalid, open_code_proof
@@ -68,7 +68,7 @@ class FileActivations:
         """Activate the machine, or make it wait for an approval. Returns what the answer is made of.
 
         1 the code is known, or the node of a recovery is named; 2 the tenant admits the chip of the evidence; 3 the attestation key of the evidence certifies
-        the node key over this request, and the CSR is by that key; 4 no later request of the node was answered; 5 the
+        the node key over this request, and the CSR is by that key; 4 the node has made no later contact; 5 the
         machine is admitted as over the network (`Admissions`), with a certificate for its new generation; 6 the
         generation is confirmed. Steps 5 and 6 are repeated without an effect.
         Raises CodeRefused, CodeExpired, CodeRevoked, EvidenceNotAccepted, TierNotAllowed, CsrRefused, AirgapInvalid,
@@ -84,7 +84,7 @@ class FileActivations:
             raise AirgapInvalid("the request is signed by another key than the certified one")
         known = await self.nodes.find_by_ek(chip.ek_hash) or right.node
         if known is not None:
-            await self.exchanges.check_latest(opened, known.id)
+            await self._check_latest(opened, known)
         if row is None or row.state in ENDED:
             row = await self._begun(opened, right, chip, evidence.ak_public)
         answer = await self._admitted(opened, row, node_key)
@@ -131,6 +131,16 @@ class FileActivations:
         except CodeProofInvalid as error:
             raise CodeRefused from error
         return await self.starts.proved_code(key)
+
+    async def _check_latest(self, opened: OpenedRequest, node: NodeRow) -> None:
+        """Check that the machine's node has neither made a later request nor contacted the cloud since.
+
+        Otherwise an old file would close the generation with which the machine runs. Raises AirgapOutdated.
+        """
+        await self.exchanges.check_latest(opened, node.id)
+        current = await self.nodes.find_generation(node.id, node.current_generation)
+        if current is not None:
+            self.contacts.check_contacts(opened, current)
 
     async def _begun(self, opened: OpenedRequest, right: Right, chip: CheckedChip, ak_public: bytes) -> ActivationRow:
         """Another activation for this request: the first answer begins it, and so does an answer after it has ended.

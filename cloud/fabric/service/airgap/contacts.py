@@ -83,7 +83,7 @@ class Contacts:
         if generation.state == "offered":
             raise Conflict("the activation of this generation was not confirmed. Activate the machine again")
         await self.exchanges.check_latest(opened, node.id)
-        self._check_contacts(opened, generation)
+        self.check_contacts(opened, generation)
         await self._judge_evidence(opened, node, generation)
         recorded = await self.record(opened, node, generation, arrival)
         judged = recorded.judgement
@@ -135,7 +135,7 @@ class Contacts:
         except CertificateRefused:
             return ""
 
-    def _check_contacts(self, opened: OpenedRequest, generation: GenerationRow) -> None:
+    def check_contacts(self, opened: OpenedRequest, generation: GenerationRow) -> None:
         """Check that the node has not contacted the cloud since it made the request. Raises AirgapOutdated."""
         kept = self.seen.kept(generation.id)
         holders = read_holders(kept.holders if kept is not None else generation.holders)

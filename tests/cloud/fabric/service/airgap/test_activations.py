@@ -25,7 +25,7 @@ from protocol.airgap.errors import SealUnopened
 from protocol.airgap.request import Request, RequestFile, certified_data
 from protocol.airgap.sealing import SECRET_BYTES, open_sealed
 from protocol.encoding import json_decode, json_encode
-from protocol.evidence import EndorsementEvidence
+from protocol.evidence import ClockInfo, EndorsementEvidence
 from protocol.limits import CONFIRM_WITHIN
 from protocol.signed.statements import Lease, Suspension
 from tests.cloud.breakwater.support import TRUST_DOMAIN
@@ -250,15 +250,28 @@ async def test_an_earlier_request_is_refused_after_a_later_one(world: World) -> 
     assert (await world.node(site.machine.node)).current_generation == 1
 
 
-async def test_an_activation_over_the_network_ends_the_request(world: World) -> None:
+async def test_a_request_whose_node_was_revoked_is_not_answered_again(world: World) -> None:
     code, site = await world.code(), a_site(world)
     text = site.text("activate", code=code.secret)
     first = await site.send(text)
     assert first.exchange is not None
-    world.clock.forward(timedelta(hours=1))
-    await site.machine.join(code.secret)
+    await world.parts.operators.standings.change(ALICE, first.exchange.node, "revoke", "")
     with pytest.raises(AirgapOutdated, match="closed"):
         await site.send(text)
+
+
+async def test_a_request_from_before_an_activation_over_the_network_is_refused(world: World) -> None:
+    """It was never answered. An answer would close the generation with which the machine runs."""
+    code, site = await world.code(), a_site(world)
+    text = site.text("activate", code=code.secret)
+    world.clock.forward(timedelta(hours=1))
+    await site.machine.activate(code.secret)
+    session = site.machine.ask_for_session(clock=ClockInfo(site.ticks + 1, 1, 0, True))
+    peer = world.peer((await world.parts.nodes.sessions.open_session(session)).certificate_chain[0])
+    await world.parts.nodes.confirmations.confirm(peer, site.machine.ask())
+    with pytest.raises(AirgapOutdated, match="made before the node's contact"):
+        await site.send(text)
+    assert (await world.node(site.machine.node)).last_generation == 1
 
 
 async def test_forged_requests(world: World) -> None:
