@@ -22,9 +22,9 @@ SERVICES: tuple[ServicePart, ...] = ("fabric", "breakwater")
 everything that the earlier one of Fabric refers to."""
 SETTINGS_FILE = "settings.toml"
 ENVIRONMENT = "operator/env"
-KEY_TABLES: dict[ServicePart, frozenset[str]] = {
-    "fabric": frozenset(
-        {
+KEY_TABLES: dict[ServicePart, dict[str, str]] = {
+    "fabric": dict.fromkeys(
+        (
             "installation",
             "tenant",
             "ek_root",
@@ -33,13 +33,18 @@ KEY_TABLES: dict[ServicePart, frozenset[str]] = {
             "tuf_target",
             "closed_node",
             "revoked_serial",
-        }
+        ),
+        "",
     ),
-    "breakwater": frozenset(
-        {"authority", "cross_certificate", "counter", "root_crl", "service_host", "shard", "closing"}
-    ),
+    "breakwater": {
+        **dict.fromkeys(("authority", "cross_certificate", "counter", "root_crl", "service_host"), ""),
+        **dict.fromkeys(("shard", "crl", "closing"), ""),
+        "generation": "closed_at IS NOT NULL",
+        "certificate": "service <> '' OR state IN ('revoked', 'orphaned')",
+    },
 }
-"""The tables of a key backup: the keys in databases, the CAs and their CRL numbers, published trust and tenants."""
+"""The tables of a key backup, each with the condition of its rows in SQL: the keys in databases, the CAs, published trust
+and tenants, the services' certificates, and everything that is closed or revoked, so that no CRL loses an entry."""
 _SCRATCH = (".new", ".staged", ".next")
 _DATABASE = ("", "-wal", "-shm", "-journal")
 
@@ -132,9 +137,9 @@ def not_included(installation: Installation) -> tuple[str, ...]:
     return tuple(found)
 
 
-def has_table(parts: Parts, service: ServicePart, table: str) -> bool:
-    """Whether a backup has the rows of a table."""
-    return parts == "whole" or table in KEY_TABLES[service]
+def rows_in(parts: Parts, service: ServicePart, table: str) -> str | None:
+    """Return the condition in SQL for the rows of a table in a backup. Empty means all rows, None means no row."""
+    return "" if parts == "whole" else KEY_TABLES[service].get(table)
 
 
 def is_safe_path(path: str) -> bool:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import msgspec
 
 from cloud.backup.age import encrypting, make_identity, wrap
-from cloud.backup.contents import SERVICES, Installation, files_of, has_table, not_included
+from cloud.backup.contents import SERVICES, Installation, files_of, not_included, rows_in
 from cloud.backup.errors import BackupRefused
 from cloud.backup.format import (
     FORMAT,
@@ -192,11 +192,12 @@ async def _tables(
 ) -> None:
     snapshot = snapshots[service]
     for shape in await snapshot.shapes():
-        if not has_table(parts, service, shape.table):
+        where = rows_in(parts, service, shape.table)
+        if where is None:
             continue
         name, count = f"{service}.{shape.table}", 0
         content.record(TableRecord(service, shape))
-        async for rows in snapshot.rows(shape):
+        async for rows in snapshot.rows(shape, where):
             await asyncio.to_thread(content.write, encode_rows(rows))
             count += len(rows)
             progress(name, count)

@@ -23,6 +23,7 @@ from tests.system.support.lost_cloud import (
     copies_of,
     issued_by,
     lose,
+    new_databases,
     restored,
     twice,
     unknown_to_the_issuer,
@@ -48,7 +49,9 @@ GROUPS = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the number of nodes and the engine."""
     parser.add_argument("--nodes", type=int, default=50, help="nodes, at least 30 (default: %(default)s)")
-    parser.add_argument("--to-sqlite", action="store_true", help="restore into SQLite (default: into PostgreSQL)")
+    parser.add_argument(
+        "--to-sqlite", action="store_true", help="from PostgreSQL into SQLite (default: from SQLite into PostgreSQL)"
+    )
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
@@ -56,7 +59,7 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
     figures: dict[str, Figure] = {"nodes": options.nodes}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cascade-lost-")))
-        cloud = new_cloud(scratch / "first").init()
+        cloud = new_cloud(scratch / "first").init(*(new_databases() if options.to_sqlite else ()))
         stack.enter_context(ended(cloud))
         cloud.up()
         try:

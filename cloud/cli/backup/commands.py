@@ -72,7 +72,8 @@ def add_options(group: ArgumentParser) -> None:
         "back up both services, while they run",
         "Writes one encrypted file: all rows of both databases at one consistent point, settings, key files as they are "
         "stored, and certificates. Runs on the services' host. The passphrase of the key files, the offline keys and "
-        "operators' tokens are not in it; keep them apart. --keys-only leaves out nodes, codes and audit.",
+        "operators' tokens are not in it; keep them apart. --keys-only leaves out nodes, codes and audit, and keeps what "
+        "is closed or revoked.",
         run=make,
     )
     directory_option(making)

@@ -45,10 +45,10 @@ class PostgresSnapshot:
         """See `Snapshot.migrations`."""
         return await migrations_of(self.run)
 
-    async def rows(self, shape: Shape) -> AsyncIterator[list[tuple[Any, ...]]]:
+    async def rows(self, shape: Shape, where: str = "") -> AsyncIterator[list[tuple[Any, ...]]]:
         """See `Snapshot.rows`."""
         with _translated():
-            cursor = await self._connection.cursor(f'SELECT {shape.names} FROM "{shape.table}"')  # noqa: S608  (the catalog's names)
+            cursor = await self._connection.cursor(shape.select(where))
         while True:
             with _translated():
                 page = await cursor.fetch(ROWS_AT_ONCE)

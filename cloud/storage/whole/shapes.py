@@ -55,6 +55,11 @@ class Shape(msgspec.Struct, frozen=True):
         """The names of the columns for SQL, quoted."""
         return ", ".join(f'"{column.name}"' for column in self.columns)
 
+    def select(self, where: str = "") -> str:
+        """Return the query of all rows, or of those that meet a condition in SQL."""
+        query = f'SELECT {self.names} FROM "{self.table}"'  # noqa: S608  (the catalog's names)
+        return f"{query} WHERE {where}" if where else query
+
 
 class Snapshot(Protocol):
     """Port: all tables of a database at one moment."""
@@ -68,8 +73,12 @@ class Snapshot(Protocol):
     async def migrations(self) -> list[str]:
         """Return the ids of the migrations that the database has, in order. Raises StorageError."""
 
-    def rows(self, shape: Shape) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """Iterate over the rows of a table, `ROWS_AT_ONCE` at a time, in no order. Raises StorageError."""
+    def rows(self, shape: Shape, where: str = "") -> AsyncIterator[list[tuple[Any, ...]]]:
+        """Iterate over the rows of a table, `ROWS_AT_ONCE` at a time, in no order.
+
+        `where` is a condition in SQL that both engines understand, a constant of the code. Empty means all rows. Raises
+        StorageError.
+        """
 
 
 def shapes_of(found: list[Row]) -> list[Shape]:

@@ -37,10 +37,10 @@ class SqliteSnapshot:
         """See `Snapshot.migrations`."""
         return await migrations_of(self.run)
 
-    async def rows(self, shape: Shape) -> AsyncIterator[list[tuple[Any, ...]]]:
+    async def rows(self, shape: Shape, where: str = "") -> AsyncIterator[list[tuple[Any, ...]]]:
         """See `Snapshot.rows`."""
         try:
-            cursor = self._connection.execute(f'SELECT {shape.names} FROM "{shape.table}"')  # noqa: S608  (the catalog's names)
+            cursor = self._connection.execute(shape.select(where))
             while page := await asyncio.to_thread(cursor.fetchmany, ROWS_AT_ONCE):
                 yield page
         except sqlite3.Error as error:

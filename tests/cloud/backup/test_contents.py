@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from cloud.backup import contents
-from cloud.backup.contents import Installation, files_of, has_table, is_safe_path, not_included
+from cloud.backup.contents import Installation, files_of, is_safe_path, not_included, rows_in
 from cloud.backup.errors import BackupRefused
 from cloud.breakwater.keys.pkcs11 import TokenSettings
 
@@ -44,11 +44,11 @@ def test_keys_in_a_token_and_folders_outside_are_named(installed: Installation) 
     assert "breakwater: tls, which is outside the directory: /etc/cascade/tls" in found
 
 
-def test_a_key_backup_has_the_tables_of_keys() -> None:
-    assert has_table("keys", "fabric", "installation")
-    assert has_table("whole", "fabric", "node")
-    assert not has_table("keys", "fabric", "node")
-    assert not has_table("keys", "breakwater", "certificate")
+def test_a_key_backup_has_keys_and_what_is_closed_or_revoked() -> None:
+    assert rows_in("keys", "fabric", "installation") == rows_in("whole", "fabric", "node") == ""
+    assert rows_in("keys", "fabric", "node") is None
+    assert rows_in("keys", "breakwater", "audit") is None
+    assert "revoked" in (rows_in("keys", "breakwater", "certificate") or "")
 
 
 @pytest.mark.parametrize(

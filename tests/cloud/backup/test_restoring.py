@@ -30,7 +30,7 @@ from tests.cloud.backup.support import (
     silent,
     unchanged,
 )
-from tests.cloud.fabric.support import Machine
+from tests.cloud.fabric.support import Machine, World
 
 
 @pytest.fixture
@@ -82,20 +82,33 @@ async def test_there_and_back_between_the_engines(
     same_rows(between, await content_of(databases_of(read_installation(tmp_path / "back"))))
 
 
-async def test_a_key_backup_has_keys_and_no_nodes(
-    filled: Installation, pin: str, machine: Machine, tmp_path: Path
+async def test_a_key_backup_has_keys_and_revocations_and_no_nodes(
+    filled: Installation, pin: str, machine: Machine, world: World, tmp_path: Path
 ) -> None:
+    assert machine.activated is not None
+    await world.issuer.close_generation(machine.activated.tenant, machine.activated.node, 1)
     before = await content_of(databases_of(filled))
     await back_up(filled, tmp_path / "b", "keys")
     await restored(order_of(tmp_path / "b", tmp_path / "new", pin))
     after = await content_of(databases_of(read_installation(tmp_path / "new")))
-    for name in (("fabric", "tenant"), ("fabric", "tuf_metadata"), ("breakwater", "authority")):
+    for name in (
+        ("fabric", "tenant"),
+        ("fabric", "tuf_metadata"),
+        ("breakwater", "authority"),
+        ("breakwater", "shard"),
+    ):
         assert after[name] == before[name] != []
     names: dict[str, bytes] = dict(after["fabric", "installation"])
     values: dict[str, bytes] = dict(before["fabric", "installation"])
     assert names["ek_key"] == values["ek_key"]
     assert names["restored_parts"] == b"keys"
-    assert after["fabric", "node"] == after["breakwater", "certificate"] == []
+    assert after["fabric", "node"] == after["fabric", "code"] == []
+    kept = {"revoked", "fabric", "breakwater"}  # states, and names of services
+    certificates = [
+        row for row in before["breakwater", "certificate"] if kept & {each for each in row if type(each) is str}
+    ]
+    assert after["breakwater", "certificate"] == certificates
+    assert len(certificates) > 2
 
 
 async def test_one_service_is_restored_beside_the_other(

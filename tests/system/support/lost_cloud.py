@@ -13,6 +13,7 @@ import msgspec
 
 from lab.cloud import Cloud
 from lab.postgres import cluster
+from lab.processes import wait_until
 from protocol.messages.sessions import Ask, Session, StatementAnswer
 from protocol.problems import ProblemDocument
 from protocol.signed.envelope import peek_typ
@@ -33,6 +34,7 @@ from tests.system.support.harness import new_cloud
 from tests.system.support.paper_node import SESSIONS, PaperNode
 from tests.system.support.wire import Identity, new_key, once
 
+NONCES = "/v1/node/nonces"
 _KINDS: dict[str, type[LeaseV1 | Lease | Suspension | Revocation]] = {
     TYP_LEASE: LeaseV1,
     TYP_LEASE_V2: Lease,
@@ -162,21 +164,24 @@ def lose(cloud: Cloud) -> None:
     shutil.rmtree(cloud.directory)
 
 
+def new_databases() -> tuple[str, ...]:
+    """The options that name an empty PostgreSQL database for each service."""
+    addresses = ((f"--{service}-database", str(cluster().create())) for service in ("breakwater", "fabric"))
+    return tuple(text for option in addresses for text in option)
+
+
 def restored(cloud: Cloud, copies: Copies, directory: Path, *, server: bool = True) -> Cloud:
     """Restore into a new directory, on PostgreSQL or SQLite, and start the services."""
     new = new_cloud(directory)
     new.port = cloud.port
-    databases: tuple[str, ...] = ()
-    if server:
-        databases = tuple(
-            text for service in ("breakwater", "fabric") for text in (f"--{service}-database", str(cluster().create()))
-        )
+    databases = new_databases() if server else ()
     environment = dict(line.split("=", 1) for line in (copies.folder / "env").read_text().splitlines())
     arguments = ("restore", str(copies.backup), "--into", str(new.directory), *copies.proof)
     (new.directory / "operator").mkdir(parents=True)
     shutil.copy(copies.folder / "env", new.directory / "operator" / "env")
     new.run(*arguments, "--trust", environment["CASCADE_TRUST"], *databases)
     new.up()
+    wait_until("the comparison of both services' records", lambda: once(new, "fabric", "POST", NONCES).status == 200)
     return new
 
 
