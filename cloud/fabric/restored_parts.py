@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from cloud.fabric.background import IDLE_SECONDS, Periodic
 from cloud.fabric.routes.buckets import ACTIVATION, NODE, RENEWAL, SESSION
 from cloud.fabric.secrets import Secrets
+from cloud.fabric.service.operators.filters import ListFilters
+from cloud.fabric.service.restored.holds import Holds
+from cloud.fabric.service.restored.rebuilding import Rebuilds
 from cloud.fabric.service.restored.reconciling import WATCH_SECONDS, Reconciling, waits_at_start
 from cloud.fabric.store import Stores
 from cloud.fabric.wiring.node_parts import NodeParts
@@ -22,6 +25,8 @@ class RestoredParts:
     """Use cases after a restore."""
 
     reconciling: Reconciling
+    holds: Holds
+    rebuilds: Rebuilds
 
     def waits(self, bucket: Bucket | None) -> str:
         """Why a route with this bucket refuses every caller now; empty if it does not."""
@@ -48,20 +53,40 @@ class RestoredParts:
 def make_restored_parts(
     stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, nodes: NodeParts
 ) -> RestoredParts:
+    reconciling = Reconciling(
+        epoch=secrets.epoch,
+        now=ports.now,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        nodes=stores.nodes,
+        activations=stores.activations,
+        closed=stores.closed,
+        installation=stores.installation,
+        issuer=ports.issuer,
+        lapses=nodes.lapses,
+        statement_stream=shared.statement_stream,
+        pending=waits_at_start(secrets.epoch),
+        wake_background=shared.woken.set,
+    )
     return RestoredParts(
-        reconciling=Reconciling(
+        reconciling=reconciling,
+        holds=Holds(
             epoch=secrets.epoch,
             now=ports.now,
-            transaction=stores.transaction,
+            acting=shared.acting,
             audit=shared.audit,
             nodes=stores.nodes,
-            activations=stores.activations,
-            closed=stores.closed,
-            installation=stores.installation,
-            issuer=ports.issuer,
-            lapses=nodes.lapses,
+            filters=ListFilters(tenants=stores.tenants, codes=stores.codes),
             statement_stream=shared.statement_stream,
-            pending=waits_at_start(secrets.epoch),
-            wake_background=shared.woken.set,
-        )
+            wake_room=shared.wake_room,
+        ),
+        rebuilds=Rebuilds(
+            now=ports.now,
+            acting=shared.acting,
+            audit=shared.audit,
+            installation=stores.installation,
+            nodes=stores.nodes,
+            closed=stores.closed,
+            reconciling=reconciling,
+        ),
     )

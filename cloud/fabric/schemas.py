@@ -13,6 +13,7 @@ import msgspec
 from cloud.fabric import lease_schemas
 from cloud.fabric.bodies import activations, hardware, published_trust
 from cloud.fabric.bodies.clones import AutomaticRepairs, CloneCause, ClonePolicy, NoCause
+from cloud.fabric.bodies.restored import Hold
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import (
     ENTITLEMENTS_MAX,
@@ -250,6 +251,14 @@ class Node(msgspec.Struct, frozen=True):
     overlap_until: datetime | None = None
     """Time until which a machine with a closed generation of the node may run, if it stays offline. Null if no closed
     generation had a lease."""
+    hold: Hold = ""
+    """Why the node gets no later dates after a restore or a rebuild: `conflicting` or `unconfirmed`. Empty if it does."""
+    hold_at: datetime | None = None
+    """Time since when it gets no later dates. Null if it does."""
+    presented_epoch: int = 1
+    """Epoch of the installation in which the node last presented its statement. Each restore begins an epoch."""
+    reconstructed_at: datetime | None = None
+    """Time at which the node was reconstructed from its certificate and statement. Null for other nodes."""
 
 
 class Generation(msgspec.Struct, frozen=True):

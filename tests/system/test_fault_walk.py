@@ -75,6 +75,8 @@ _OTHERWISE = {
     "cloud/fabric/service/operators/tokens.py": "the same",
     "cloud/fabric/service/operators/recovery_cases.py": "the same; a poll that is not woken ends by itself",
     "cloud/fabric/service/operators/recovery_codes.py": "an operator's command, one transaction and nothing after it",
+    "cloud/fabric/service/restored/holds.py": "the same",
+    "cloud/fabric/service/restored/rebuilding.py": "the same; an import is repeated",
     "cloud/fabric/service/operators/recovery_policies.py": "the same",
     "cloud/fabric/service/operators/token_refusals.py:note": "the audit entry of a refusal, which holds without it",
     "cloud/fabric/service/recovery/tries.py:note": "the same",

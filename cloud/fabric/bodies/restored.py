@@ -3,15 +3,73 @@
 The rules are those of `cloud.fabric.schemas`.
 """
 
-from typing import Literal
+from datetime import datetime
+from typing import Annotated, Literal
 
 import msgspec
 
 from protocol.ids import NodeId, TenantId
+from protocol.limits import HELD_GENERATION_MAX, REASON_CHARS_MAX
+from protocol.openapi import limits
 
 Hold = Literal["", "conflicting", "unconfirmed"]
 """Why a node gets no later dates. `conflicting`: it has presented a statement of ours that is later than the restored
 database. `unconfirmed`: its row was made from its certificate and statement. Empty: it gets leases as usual."""
+Waiting = Literal["conflicting", "unconfirmed", "unpresented"]
+"""Nodes that get no new lease: those with a hold, and those that have not presented their statement since a restore."""
+ENTRIES_MAX = 500
+"""Nodes or serial numbers of one import. The command sends several requests."""
+Reason = Annotated[str, limits(maxLength=REASON_CHARS_MAX)]
+
+
+class AcceptNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which state of a node an operator ends."""
+
+    state: Waiting
+    """The state that the operator has seen. A node in another state is not changed."""
+    reason: Reason = ""
+    """Reason, for the audit."""
+
+
+class ChangeRebuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Reason of the begin or the end of a rebuild."""
+
+    reason: Reason = ""
+    """Reason, for the audit."""
+
+
+class ClosedGenerations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Closed generations of one node."""
+
+    node: NodeId
+    """Id of the node."""
+    tenant: TenantId
+    """Tenant of the node."""
+    up_to: Annotated[int, limits(minimum=1, maximum=HELD_GENERATION_MAX)]
+    """All generations up to this number are closed."""
+
+
+class ImportClosed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known to be closed from other sources than a database."""
+
+    generations: Annotated[tuple[ClosedGenerations, ...], limits(maxItems=ENTRIES_MAX)] = ()
+    """Closed generations, for example of an earlier comparison."""
+    serials: Annotated[
+        tuple[Annotated[str, limits(pattern="^[0-9a-f]{1,40}$")], ...], limits(maxItems=ENTRIES_MAX)
+    ] = ()
+    """Serial numbers (lower-case hex) of device certificates in CRLs. The caller has verified the CRLs."""
+
+
+class Rebuild(msgspec.Struct, frozen=True):
+    """State of a rebuild."""
+
+    since: datetime | None
+    """Time at which an operator began it. Null while no rebuild runs."""
+    unconfirmed: int
+    """Number of nodes that wait for an operator, at most 1,000."""
+    imported: int = 0
+    """Number of closed generations and serial numbers that this request added."""
+
 
 Repair = Literal["revoked", "closed", "later", "lapsed", "remembered"]
 """A change in Fabric's database. `revoked`: Breakwater has closed every generation of the node. `closed`: it has closed the

@@ -15,6 +15,7 @@ from cloud.fabric.routes import (
     recovery,
     renewal,
     repository,
+    restored,
     software,
     trust,
 )
@@ -35,6 +36,7 @@ def routes() -> list[Router]:
         *recovery.HANDLERS,
         *airgap.HANDLERS,
         *trust.HANDLERS,
+        *restored.HANDLERS,
         *health.HANDLERS,
     ]
     return [Router(path="/", route_handlers=handlers, exception_handlers={FabricError: refuse})]

@@ -103,6 +103,11 @@ API = Api(
         Tag("tenants", "Tenants and the hardware that they trust.", ("/v1/tenants",)),
         Tag("nodes", "Nodes, their standing, and suspected clones.", ("/v1/nodes", "/v1/clones")),
         Tag("air gap", "Requests of nodes without a network, which an operator carries.", ("/v1/airgap/",)),
+        Tag(
+            "restore",
+            "What follows a restore of the cloud from a backup, or the loss of its database.",
+            ("/v1/reconcile", "/v1/holds", "/v1/rebuild"),
+        ),
         Tag("tokens", "Operators' tokens.", ("/v1/tokens",)),
         Tag("audit", "Who did what.", ("/v1/audit",)),
         Tag("trust", "The published trust and its adoption.", ("/v1/trust",)),

@@ -15,6 +15,7 @@ from cloud.fabric.bodies.clones import AutomaticRepairs
 from cloud.fabric.bodies.hardware import FingerprintDrift
 from cloud.fabric.bodies.recovery import RecoveryCase, RecoveryPolicy
 from cloud.fabric.bodies.recovery_codes import RecoveryCode, RecoveryCodeState
+from cloud.fabric.bodies.restored import Hold
 from cloud.fabric.errors import Invalid
 from cloud.fabric.licensing import repairs as quota
 from cloud.fabric.store.rows import (
@@ -38,6 +39,10 @@ from protocol.signed.lease import Entitlement, Grant, name_of
 PAGE_ITEMS_DEFAULT = 50
 PAGE_ITEMS_MAX = 200
 CURSOR_CHARS_MAX = 128
+HELD: dict[Hold, str] = {
+    "conflicting": "the node has a later statement than the restored database, and gets no later dates until it is accepted",
+    "unconfirmed": "the node was reconstructed, and gets no later dates until it is confirmed",
+}
 CLONE_SUSPECTED = "a clone of this node is suspected: see `cascade node clones`"
 RESTORE_UNAPPROVED = "restored from a backup once more than allowed: approve it with `cascade node settle`"
 SUPERSEDED_ASKS = "the same chip asks with a superseded generation: possibly a clone"
@@ -202,6 +207,10 @@ def node(row: NodeRow) -> schemas.Node:
         notice=_notice(row),
         clone_cause=row.clone_cause,
         overlap_until=row.overlap_until,
+        hold=row.hold,
+        hold_at=row.hold_at,
+        presented_epoch=row.presented_epoch,
+        reconstructed_at=row.reconstructed_at,
     )
 
 
@@ -220,6 +229,8 @@ def _notice(row: NodeRow) -> str:
         return RESTORE_UNAPPROVED
     if row.clone_cause:
         return CLONE_SUSPECTED
+    if row.hold:
+        return HELD[row.hold]
     return SUPERSEDED_ASKS if row.superseded_asked_at is not None else ""
 
 

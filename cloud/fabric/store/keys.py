@@ -16,7 +16,7 @@ be held by many transactions at a time, and covers reads only.
 | `token:ID` | the token's row |
 | `trust` | the files of the TUF repository |
 | `order` | the renewal order |
-| `restore` | the last comparison with Breakwater, and whether a rebuild runs |
+| `restore` | the last comparison with Breakwater, whether a rebuild runs, serial numbers of imported CRLs |
 | `sessions:CA` | the end of the sessions of an issuing CA |
 | `revoked` | the revoked certificates of services |
 | `reports` | columns with reports of nodes, see below |
@@ -50,7 +50,10 @@ be held by many transactions at a time, and covers reads only.
 | order renewals | order | token of the operator |
 | wake nodes for an order | order | |
 | take up a presented statement, take closed generations from Breakwater | node | |
+| reconstruct a node | node, chip, tenant, machines | |
 | end of a comparison with Breakwater | restore | |
+| begin or end a rebuild, import serial numbers | restore | token of the operator |
+| accept a node that waits | node | token of the operator |
 | store reports | reports | |
 | compare a fingerprint | node | tenant |
 

@@ -10,6 +10,7 @@ import msgspec
 from piccolo.query.functions import Case, When
 
 from cloud.fabric.attestation.drift import Drift, Machine
+from cloud.fabric.bodies.restored import Hold
 from cloud.fabric.store.hints import hint_of
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
 from cloud.fabric.tables import Generation, Node
@@ -210,6 +211,16 @@ _SET_HOLDERS = compiled(
     .where(Generation.id == param("id"), Generation.holders_version == param("version"))
     .returning(Generation.id)
 )
+_HELD = compiled(
+    _NODE.select().where(Node.hold == param("hold"), Node.id > param("after"), filtered(Node.tenant)).order_by(Node.id),
+    limit=param("limit"),
+)
+_UNPRESENTED = compiled(
+    _NODE.select()
+    .where(Node.presented_epoch < param("epoch"), Node.id > param("after"), filtered(Node.tenant))
+    .order_by(Node.id),
+    limit=param("limit"),
+)
 _SUSPECTED = compiled(
     _NODE.select().where(Node.clone_cause > "", Node.id > param("after"), filtered(Node.tenant)).order_by(Node.id),
     limit=param("limit"),
@@ -403,4 +414,14 @@ class NodeStore:
     async def suspected(self, tenant: str, after: str, limit: int) -> list[NodeRow]:
         """Nodes of which a clone is suspected, after the id `after`, in order of id. An empty `tenant` matches all."""
         rows = await self._engine.fetch(_SUSPECTED, tenant=tenant, after=after, limit=limit)
+        return [_NODE.read(row) for row in rows]
+
+    async def held(self, hold: Hold, tenant: str, after: str, limit: int) -> list[NodeRow]:
+        """Nodes with this hold after the id `after`, in order of id. An empty `tenant` matches all."""
+        rows = await self._engine.browse(_HELD, hold=hold, tenant=tenant, after=after, limit=limit)
+        return [_NODE.read(row) for row in rows]
+
+    async def unpresented(self, epoch: int, tenant: str, after: str, limit: int) -> list[NodeRow]:
+        """Nodes that have presented no statement since `epoch` began. It reads all nodes, as `page` does."""
+        rows = await self._engine.browse(_UNPRESENTED, epoch=epoch, tenant=tenant, after=after, limit=limit)
         return [_NODE.read(row) for row in rows]

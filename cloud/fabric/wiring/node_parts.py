@@ -26,6 +26,7 @@ from cloud.fabric.service.renewals.renewal_starts import RenewalStarts
 from cloud.fabric.service.renewals.returned_keys import ReturnedKeys
 from cloud.fabric.service.renewals.software_renewal import SoftwareRenewals
 from cloud.fabric.service.restored.presenting import PresentedStatements
+from cloud.fabric.service.restored.reconstructing import Reconstruction
 from cloud.fabric.service.rights.recovery_confirms import RecoveryConfirms
 from cloud.fabric.store import Stores
 from cloud.fabric.wiring.activation_parts import Checks, make_activation_parts, make_recovery_parts
@@ -94,7 +95,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         software_activations=activations.software_activations,
         approvals=activations.approvals,
         confirmations=_confirmations(given, lapses, statements),
-        sessions=_sessions(given, statements, (pcr_quotes, fingerprints, clones), recovery.replaced),
+        sessions=_sessions(given, statements, (pcr_quotes, fingerprints, clones), recovery.replaced, chip_challenges),
         statements=statements,
         renewals=renewals,
         software_renewals=SoftwareRenewals(
@@ -192,11 +193,34 @@ def _clones(given: Given) -> Clones:
     )
 
 
+def _reconstruction(given: Given, chip_challenges: ChipChallenges) -> Reconstruction:
+    stores, ports, secrets, shared, _ = given
+    return Reconstruction(
+        epoch=secrets.epoch,
+        now=ports.now,
+        entropy=ports.entropy,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        installation=stores.installation,
+        tenants=stores.tenants,
+        nodes=stores.nodes,
+        enrolled=stores.enrolled,
+        renewals=stores.renewals,
+        closed=stores.closed,
+        issuer=ports.issuer,
+        signer=ports.signer,
+        chip_challenges=chip_challenges,
+        statement_stream=shared.statement_stream,
+        wake_background=shared.woken.set,
+    )
+
+
 def _sessions(
     given: Given,
     statements: Statements,
     judges: tuple[PcrQuotes, Fingerprints, Clones],
     replaced: ReplacedMachines,
+    chip_challenges: ChipChallenges,
 ) -> Sessions:
     stores, ports, secrets, shared, trust = given
     pcr_quotes, fingerprints, clones = judges
@@ -220,6 +244,7 @@ def _sessions(
         trust_reports=trust.trust_reports,
         fingerprints=fingerprints,
         replaced=replaced,
+        reconstruction=_reconstruction(given, chip_challenges),
     )
 
 

@@ -137,8 +137,8 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
             yield (machines_key if table == "enrolled_component" else tenant_key)(values["tenant"])
         case "operator_token":
             yield token_key(values["id"])
-        case "tuf_metadata" | "tuf_target" | "revoked_service":
-            yield REVOKED if table == "revoked_service" else TRUST
+        case "tuf_metadata" | "tuf_target" | "revoked_service" | "revoked_serial":
+            yield {"revoked_service": REVOKED, "revoked_serial": RESTORE}.get(table, TRUST)
         case "installation":
             yield _of_installation(values["name"])
         case _:

@@ -6,8 +6,10 @@ suspended node may open sessions. A closed generation is refused, and the refusa
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from cloud.fabric import nonce
@@ -19,6 +21,7 @@ from cloud.fabric.errors import (
     Invalid,
     IssuerRefused,
     IssuerUnavailable,
+    NodeUnknown,
     ProofRefused,
     QuoteRefused,
     Refused,
@@ -50,6 +53,25 @@ from protocol.messages.sessions import Nonce, OpenSession, ProofClaims, ProofErr
 PATH_SESSIONS = "/v1/node/sessions"
 
 
+class Shown(msgspec.Struct, frozen=True):
+    """What a node shows in a session: its certificate with the serial number (hex), its claims, and its statement."""
+
+    device: Device
+    serial: str
+    claims: ProofClaims
+    token: str
+
+
+class Reconstructs(Protocol):
+    """Port: makes the rows of a node that the database has lost."""
+
+    async def take_up(self, shown: Shown) -> None:
+        """Write the rows that `shown` proves. Raises NodeUnknown, CertificateRefused, IssuerUnavailable."""
+
+    async def is_revoked(self, serial: str) -> bool:
+        """Whether an imported CRL has the certificate with this serial number (hex)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sessions:
     """Opens sessions. `public_url` is the URL of this Fabric, which proofs must name."""
@@ -73,6 +95,7 @@ class Sessions:
     fingerprints: Fingerprints
     clones: Clones
     replaced: ReplacedMachines
+    reconstruction: Reconstructs
 
     def make_nonce(self) -> Nonce:
         """Make a nonce for a session proof. Stores nothing."""
@@ -97,7 +120,7 @@ class Sessions:
         now = self.now()
         issuers = self.current_trust.trust.node_issuers
         device = read_device_certificate(body.device_certificate, issuers, self.trust_domain, now)
-        node, generation = await self._known(device)
+        node, generation = await self._known_or_shown(body, device, now)
         try:
             claims, asked_at = self._check_proof(body, device, now)
             arrival = self.clones.arrival(generation, claims, proof=body.proof, asked_at=asked_at, address=address)
@@ -147,6 +170,24 @@ class Sessions:
         if not recorded.judgement.gets_token:
             raise self.clones.refusal(recorded, answer_nonce)
         return recorded.node, recorded.generation, recorded.judgement, None
+
+    async def _known_or_shown(self, body: OpenSession, device: Device, now: datetime) -> tuple[NodeRow, GenerationRow]:
+        """Step 7, for a database that may have lost the node, its generation or its key.
+
+        Raises CertificateRefused, NodeUnknown, ProofRefused, Invalid, IssuerUnavailable.
+        """
+        try:
+            node, generation = await self._known(device)
+        except (CertificateRefused, NodeUnknown) as error:
+            claims, _ = self._check_proof(body, device, now)
+            try:
+                await self.reconstruction.take_up(Shown(device, _serial(body), claims, body.presented))
+            except NodeUnknown:
+                raise error from None
+            return await self._known(device)
+        if node.reconstructed_at is not None and await self.reconstruction.is_revoked(_serial(body)):
+            raise CertificateRefused("the device certificate is in an imported CRL")
+        return node, generation
 
     async def _known(self, device: Device) -> tuple[NodeRow, GenerationRow]:
         """Step 7. Raises CertificateRefused, NodeUnknown."""
@@ -232,3 +273,8 @@ def _check_clock(claims: ProofClaims, node: NodeRow, generation: GenerationRow) 
     """Check that a machine with a TPM reports its clock. A machine without one has none. Raises ProofRefused."""
     if claims.clock is msgspec.UNSET and not without_tpm(node, generation):
         raise ProofRefused("the proof has no clock of the TPM")
+
+
+def _serial(body: OpenSession) -> str:
+    """The serial number (hex) of the device certificate."""
+    return f"{x509.load_der_x509_certificate(body.device_certificate).serial_number:x}"

@@ -103,7 +103,10 @@ def _is_done(node: NodeRow, what: Change) -> bool:
 
     A second revoke or release has an effect if the node has an open generation, for example an activation that is to
     readmit it. A suspension by a person takes the place of one by the policy for clones, so that settling does not end it.
+    The statement of a node with a hold is an earlier one, so each change signs another.
     """
+    if node.hold and after(node.standing, what):
+        return False
     if what == "suspend" and (node.standing, node.standing_reason) == ("suspended", SUSPENDED_BY_POLICY):
         return False
     if after(node.standing, what) != node.standing:

@@ -154,6 +154,16 @@ class Reconciling:
             refused=tuple(counted.refused),
         )
 
+    async def take_import(self, entry: NodeGenerations) -> bool:
+        """Close in Fabric the generations that an operator knows to be closed. False if they were closed."""
+        counted, node = _Counted(), await self.nodes.find(entry.node)
+        if node is None:
+            await self._remember(entry, counted, dry_run=False)
+        elif node.tenant == entry.tenant:
+            await self._take(node, entry, counted, dry_run=False)
+            self.wake_background()
+        return counted.taken_count > 0
+
     async def _finish(self, actor: str, counted: _Counted, restored: int) -> None:
         """Store that the generations are compared. `restored` is the time of Breakwater's last restore."""
         with fault_point("fabric.reconcile.done"):
@@ -243,8 +253,6 @@ class Reconciling:
             # The node was activated again after the backup. The machine shows the later generation.
             changed = msgspec.structs.replace(changed, hold="conflicting", hold_at=now)
         await self.nodes.update(changed, wakes=True)
-        if entry.closed_up_to > node.closed_at_issuer:
-            await self.nodes.set_closed_at_issuer(node.id, entry.closed_up_to)
         await self.audit.write(
             SYSTEM,
             "node.reconciled",

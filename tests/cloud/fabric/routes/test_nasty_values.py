@@ -73,6 +73,10 @@ async def operations_of(world: World, home: Path) -> tuple[list[Operation], dict
     await machine.join(code.secret)
     token = await world.parts.operators.tokens.create(ALICE, schemas.CreateToken("nasty"))
     node = (await machine.session()).certificate_chain[0]
+    # A request of the operators' API may close the generation of the first machine, as an import of closes does.
+    other = Machine(world, "another ek")
+    await other.join((await world.code()).secret)
+    of_breakwater = (await other.session()).certificate_chain[0]
     chain = x509.load_pem_x509_certificates((home / "fabric" / "tls" / "chain.pem").read_bytes())
     service = chain[0].public_bytes(Encoding.DER)
     guard = Guard(
@@ -88,9 +92,9 @@ async def operations_of(world: World, home: Path) -> tuple[list[Operation], dict
         "breakwater-public": Api(breakwater_app.make_public(guard, services), "breakwater-public"),
     }
 
-    def certificate_for(route: RouteEntry) -> bytes | None:
+    def certificate_for(name: str, route: RouteEntry) -> bytes | None:
         if NODE in route.peers:
-            return node
+            return of_breakwater if name == "breakwater" else node
         return service if any(peer.kind == "service" for peer in route.peers) else None
 
     found = [
@@ -99,7 +103,7 @@ async def operations_of(world: World, home: Path) -> tuple[list[Operation], dict
             route.method,
             route.path,
             described(name)["paths"][route.path][route.method.lower()],
-            certificate_for(route),
+            certificate_for(name, route),
             token.secret if OPERATOR in route.peers else "",
         )
         for name, api in apis.items()

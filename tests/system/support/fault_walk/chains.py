@@ -14,7 +14,16 @@ from tests.system.support.fault_walk.scenarios import SCENARIOS, STAGES, Case, S
 from tests.system.support.fault_walk.site import Interrupted, Lane, Site
 
 FROM_ACTIVE: frozenset[Situation] = frozenset(
-    {"active", "revoked", "overdue beside another", "rekeyed", "restored cloud", "cleared", "approved recovery"}
+    {
+        "active",
+        "revoked",
+        "overdue beside another",
+        "rekeyed",
+        "restored cloud",
+        "lost database",
+        "cleared",
+        "approved recovery",
+    }
 )
 """The situations whose preparation begins with "active". That of the others begins with "new"."""
 

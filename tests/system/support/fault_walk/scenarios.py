@@ -64,6 +64,7 @@ Situation = Literal[
     "approved recovery",
     "restored cloud",
     "carried activation",
+    "lost database",
 ]
 
 
@@ -211,6 +212,20 @@ def _approved_recovery(lane: Lane) -> Prepared:
     return lane.keep(site)
 
 
+def _lost(lane: Lane) -> Prepared:
+    """Fabric's database has lost its nodes, and an operator has begun a rebuild."""
+    site = lane.site("active")
+    site.serve()
+    site.end()
+    with closing(sqlite3.connect(site.cloud.directory / "fabric" / "database.sqlite")) as database, database:
+        for table in ("node", "generation", "activation"):
+            database.execute(f"DELETE FROM {table}")  # noqa: S608  (names of tables)
+        database.execute("UPDATE installation SET value = ? WHERE name = 'epoch'", (b"2",))
+        since = b"2026-01-01T00:00:00+00:00"
+        database.execute("INSERT INTO installation (name, value) VALUES ('rebuild', ?)", (since,))
+    return lane.keep(site)
+
+
 PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "new": _new,
     "active": _active,
@@ -228,6 +243,7 @@ PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "approved recovery": _approved_recovery,
     "restored cloud": _restored,
     "carried activation": _carried,
+    "lost database": _lost,
 }
 
 
@@ -442,6 +458,14 @@ def _put_back(site: Site) -> None:
     site.see("the restored machine", "SELECT count(*) FROM audit WHERE action = 'node.restored'")
 
 
+def _return_to_lost(site: Site) -> None:
+    """Start the cloud that has lost its nodes. The node shows its certificate and its lease."""
+    site.serve()
+    site.see("the comparison", "SELECT count(*) FROM installation WHERE name = 'reconciled'")
+    site.agent()
+    site.see("the reconstructed node", "SELECT count(*) FROM node WHERE hold = 'unconfirmed'")
+
+
 def _return_to_restored(site: Site) -> None:
     """Start the restored cloud, which compares its generations first, and let the node present its statement."""
     site.serve()
@@ -586,6 +610,12 @@ SCENARIOS = (
         "restored cloud",
         _return_to_restored,
         (("fabric.closed.store", "fabric.reconcile.take", "fabric.reconcile.done", "fabric.presented.settle"),),
+    ),
+    Scenario(
+        "lost database",
+        "lost database",
+        _return_to_lost,
+        (("fabric.closed.store", "fabric.node.reconstruct"),),
     ),
     Scenario("revoked service", "active", _revoke_spare, (("fabric.revoked.store",),)),
     Scenario("forged session", "active", _forge_session, (("fabric.session.refuse",),)),

@@ -82,7 +82,7 @@ async def test_a_restored_fabric_takes_what_breakwater_has_closed(home: Path, da
         assert not reconciling.pending.waits
         for machine in (revoked, released):
             row = await world.node(machine.node)
-            assert (row.standing, row.closed_up_to, row.seat_held, row.closing) == ("revoked", 1, True, False)
+            assert (row.standing, row.closed_up_to, row.seat_held) == ("revoked", 1, True)
             with pytest.raises(errors.GenerationClosed) as refusal:
                 await machine.session()
             assert isinstance(world.statement(refusal.value.statement), Revocation)

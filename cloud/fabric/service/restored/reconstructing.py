@@ -1,0 +1,299 @@
+"""Use case: make the row of a node that the database has lost, from its device certificate and its statement.
+
+The certificate is issued by a CA that is trusted now, and the caller has proved that the node has its key. The statement
+is signed by us, and names this node and generation; a lease of version 2 also names the node key. So the row says what
+Fabric once signed. It does not say what Fabric signed later: a revoked node can hide its revocation, and show the lease
+that it had before. So the node keeps its lease, and gets no later dates until an operator decides.
+
+- An unknown node is reconstructed while a rebuild runs (`Rebuilds`). It is `unconfirmed`.
+- An unknown generation, or another key, of a known node is taken up after a restore and while a rebuild runs: the node
+  was activated again, or changed its key, after the backup. It is `conflicting`, or stays `unconfirmed`.
+- Generations that are known to be closed stay closed: those of Breakwater, imported ones, and those below a higher
+  generation of the node. So do certificates in an imported CRL. A revocation that is presented closes its generation.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from cloud.fabric.attestation.software_evidence import anchor_values
+from cloud.fabric.entropy import Entropy
+from cloud.fabric.errors import CertificateRefused, IssuerRefused
+from cloud.fabric.issuer import Issuer
+from cloud.fabric.licensing import statements
+from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.schemas import LeaseIntervals, LeaseTerms
+from cloud.fabric.service.audit_log import AuditLog
+from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
+from cloud.fabric.service.nodes.device_certificate import Device
+from cloud.fabric.service.nodes.known import unknown
+from cloud.fabric.service.nodes.sessions import Shown
+from cloud.fabric.service.nodes.statement_stream import StatementStream
+from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.store.enrolled import EnrolledStore
+from cloud.fabric.store.installation import InstallationStore
+from cloud.fabric.store.keys import chip_key, machines_key, node_key, tenant_key
+from cloud.fabric.store.nodes import NodeStore
+from cloud.fabric.store.renewals import RenewalStore
+from cloud.fabric.store.revoked import ClosedStore
+from cloud.fabric.store.rows import FIRST_EPOCH, GenerationRow, NodeRow, TenantRow, generation_id
+from cloud.fabric.store.tenants import TenantStore
+from protocol.encoding import sha256_hex
+from protocol.faults import fault_point
+from protocol.ids import CodeId, NodeSpiffeId
+from protocol.signed.statements import Lease, Revocation, Statement, Suspension, Tier, is_for
+
+SALT_BYTES = 32
+UNKNOWN_TENANT: tuple[Tier, ...] = ("attested", "tpm", "software")
+"""Tiers of a tenant whose row was lost: its nodes may have any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Makes rows of nodes from what they show. `epoch` is the installation's epoch."""
+
+    epoch: int
+    now: Now
+    entropy: Entropy
+    transaction: Transaction
+    audit: AuditLog
+    installation: InstallationStore
+    tenants: TenantStore
+    nodes: NodeStore
+    enrolled: EnrolledStore
+    renewals: RenewalStore
+    closed: ClosedStore
+    issuer: Issuer
+    signer: Signer
+    chip_challenges: ChipChallenges
+    statement_stream: StatementStream
+    wake_background: WakeBackground
+
+    async def take_up(self, shown: Shown) -> None:
+        """Write the rows that `shown` proves. The caller has checked the certificate and the proof.
+
+        Raises NodeUnknown if the state of the cloud or the statement allows none, CertificateRefused if the certificate
+        is known to be revoked, IssuerUnavailable.
+        """
+        statement = self.signer.presented(shown.token)
+        spiffe, number = shown.device.spiffe, shown.device.generation
+        rebuilding = await self.installation.rebuild_since() is not None
+        if not (rebuilding or self.epoch > FIRST_EPOCH):
+            raise unknown()
+        if statement is None or not is_for(statement, spiffe.tenant, spiffe.node, number):
+            raise unknown()
+        if (
+            isinstance(statement, Lease)
+            and statement.version > 1
+            and statement.node_key != sha256_hex(shown.device.spki)
+        ):
+            raise CertificateRefused("the lease names another key than the certificate")
+        node = await self.nodes.find(spiffe.node)
+        if (node is None and not rebuilding) or (node is not None and node.tenant != spiffe.tenant):
+            raise unknown()
+        if await self.closed.has_serial(shown.serial):
+            raise CertificateRefused("the device certificate is in an imported CRL")
+        if not isinstance(statement, Revocation):
+            await self._open_at_issuer(shown.device)
+        await self._write(shown, statement)
+        self.wake_background()
+
+    async def is_revoked(self, serial: str) -> bool:
+        """Whether an imported CRL has the certificate with this serial number (hex)."""
+        return await self.closed.has_serial(serial)
+
+    async def _open_at_issuer(self, device: Device) -> None:
+        """Open the generation at Breakwater, which may have lost it. Raises CertificateRefused, IssuerUnavailable."""
+        known = await self.closed.find(device.spiffe.node)
+        if known is not None and known.includes(device.generation):
+            raise CertificateRefused("the generation of this certificate is closed")
+        try:
+            await self.issuer.open_generation(device.spiffe.tenant, device.spiffe.node, device.generation)
+        except IssuerRefused as error:
+            raise CertificateRefused("Breakwater has closed the generation of this certificate") from error
+
+    async def _write(self, shown: Shown, statement: Statement) -> None:
+        spiffe = shown.device.spiffe
+        ek_hash = self._ek_hash(spiffe, statement)
+        keys = node_key(spiffe.node), tenant_key(spiffe.tenant), chip_key(ek_hash), machines_key(spiffe.tenant)
+        with fault_point("fabric.node.reconstruct"):
+            async with self.transaction(*keys):
+                tenant = await self._tenant(spiffe)
+                node = await self.nodes.find(spiffe.node)
+                is_new = node is None
+                if node is None:
+                    if await self.nodes.find_by_ek(ek_hash) is not None:
+                        ek_hash = f"unknown:{spiffe.node}"  # another node has the chip meanwhile
+                    node = _new_node(shown, statement, ek_hash, self.now())
+                    await self.nodes.insert(node)
+                row = await self.nodes.find_generation(spiffe.node, shown.device.generation)
+                node = await self._with_generation(node, row, shown, statement)
+                await self.nodes.update(node)
+                if is_new and node.tier == "software":
+                    values = anchor_values(node.enrolled, tenant.fingerprint_salt)
+                    await self.enrolled.replace(node.tenant, node.id, values)
+                await self.audit.write(
+                    str(spiffe),
+                    "node.reconstructed" if is_new else "node.generation_reconstructed",
+                    node.id,
+                    node.tenant,
+                    generation=shown.device.generation,
+                    statement=type(statement).__name__.lower(),
+                    epoch=statement.epoch,
+                    seq=statement.seq,
+                    standing=node.standing,
+                    hold=node.hold,
+                )
+
+    def _ek_hash(self, spiffe: NodeSpiffeId, statement: Statement) -> str:
+        """The hash that identifies the chip. Without a lease of version 2 the chip is unknown."""
+        if isinstance(statement, Lease) and statement.ek_name:
+            return self.chip_challenges.ek_hash(spiffe.tenant, bytes.fromhex(statement.ek_name))
+        return f"unknown:{spiffe.node}"
+
+    async def _tenant(self, spiffe: NodeSpiffeId) -> TenantRow:
+        """The tenant of the certificate. A lost one is made, without a name and without trusted hardware."""
+        tenant = await self.tenants.find(spiffe.tenant)
+        if tenant is None:
+            tenant = TenantRow(
+                id=spiffe.tenant,
+                name=f"reconstructed {spiffe.tenant}",
+                fingerprint_salt=self.entropy(SALT_BYTES),
+                tiers=UNKNOWN_TENANT,
+                created_at=self.now(),
+            )
+            await self.tenants.insert(tenant)
+            await self.audit.write(str(spiffe), "tenant.reconstructed", tenant.id, tenant.id)
+        return tenant
+
+    async def _with_generation(
+        self, node: NodeRow, row: GenerationRow | None, shown: Shown, statement: Statement
+    ) -> NodeRow:
+        """Write the generation that the node shows. Returns the changed node. The caller writes the node."""
+        number, now = shown.device.generation, self.now()
+        seq = max(node.seq, statement.seq)
+        node = msgspec.structs.replace(node, epoch=max(node.epoch, statement.epoch), seq=seq)
+        node = msgspec.structs.replace(node, last_generation=max(node.last_generation, number))
+        if row is None:
+            row = _new_generation(node, shown, statement, now)
+            await self.nodes.insert_generation(row)
+        elif row.node_public_key != shown.device.spki:
+            await self.renewals.set_key(node.id, number, shown.device.spki, shown.device.not_after)
+            row = msgspec.structs.replace(row, node_public_key=shown.device.spki)
+        if isinstance(statement, Revocation):
+            return await self._revoked(node, row, statement, now)
+        if number <= node.closed_up_to or number < node.current_generation:
+            # A higher generation of this node was shown before. It closed this one.
+            return await self.statement_stream.end_open_generations(node, number, now, "superseded")
+        node = await self.statement_stream.end_open_generations(node, number - 1, now, "superseded")
+        hold = node.hold or ("unconfirmed" if node.reconstructed_at is not None else "conflicting")
+        node = msgspec.structs.replace(
+            node, current_generation=number, presented_epoch=self.epoch, hold=hold, hold_at=node.hold_at or now
+        )
+        if isinstance(statement, Suspension):
+            node = msgspec.structs.replace(
+                node, standing="suspended", standing_reason=statement.reason, standing_at=statement.issued_at
+            )
+            held = node
+            node, _ = await self.statement_stream.write_current(node, row, now)
+            return msgspec.structs.replace(node, hold=held.hold, hold_at=held.hold_at)
+        if isinstance(statement, Lease):
+            node = _with_terms(node, statement)
+            node, _ = await self.statement_stream.adopt(node, row, statement, shown.token)
+        return node
+
+    async def _revoked(self, node: NodeRow, row: GenerationRow, statement: Revocation, now: datetime) -> NodeRow:
+        """Close the generation. A node whose current generation is revoked is revoked or released itself."""
+        reason = statement.reason
+        if reason != "superseded" and row.number >= node.current_generation:
+            node = msgspec.structs.replace(
+                node,
+                standing=reason,
+                standing_at=statement.issued_at,
+                seat_held=node.seat_held and reason == "revoked",
+                hold="",
+                hold_at=None,
+            )
+        return await self.statement_stream.end_open_generations(node, row.number, now, reason)
+
+
+def _tier_of(shown: Shown, statement: Statement) -> Tier:
+    """The tier in the lease. Without one: the lowest tier that the node's evidence reaches."""
+    if isinstance(statement, Lease):
+        return statement.tier
+    return "software" if shown.claims.clock is msgspec.UNSET else "tpm"
+
+
+def _with_terms(node: NodeRow, lease: Lease) -> NodeRow:
+    """The node with what its lease says. The dates of a final lease, or of a recovery, are no terms."""
+    node = msgspec.structs.replace(
+        node, tier=lease.tier, profile=lease.profile, entitlements=lease.entitlements, standing="active"
+    )
+    if lease.intervals is not None:
+        intervals = LeaseIntervals(lease.intervals.heartbeat_seconds, lease.intervals.wake_seconds)
+        node = msgspec.structs.replace(node, intervals=intervals)
+    if lease.expires_at == lease.terminate_at:
+        return node
+    dates = lease.refresh_after, lease.expires_at, lease.grace_until, lease.terminate_at
+    terms = LeaseTerms(*(round((date - lease.issued_at).total_seconds()) for date in dates))
+    return msgspec.structs.replace(node, lease=None if terms == statements.TERMS[lease.tier] else terms)
+
+
+def _new_node(shown: Shown, statement: Statement, ek_hash: str, now: datetime) -> NodeRow:
+    """A node with a seat that no code counts."""
+    return NodeRow(
+        id=shown.device.spiffe.node,
+        tenant=shown.device.spiffe.tenant,
+        ek_hash=ek_hash,
+        standing="active",
+        standing_reason="",
+        standing_at=now,
+        current_generation=0,
+        last_generation=0,
+        closed_up_to=0,
+        closed_at_issuer=0,
+        closing=False,
+        epoch=statement.epoch,
+        seq=statement.seq,
+        code=CodeId(""),
+        seat_held=True,
+        tier=_tier_of(shown, statement),
+        profile="",
+        entitlements=(),
+        lease=None,
+        lease_until=None,
+        wake_cursor=1,
+        created_at=now,
+        confirmed_at=now,
+        enrolled=shown.claims.fingerprint,
+        reconstructed_at=now,
+    )
+
+
+def _new_generation(node: NodeRow, shown: Shown, statement: Statement, now: datetime) -> GenerationRow:
+    """The generation without its attestation key, which the next renewal with evidence shows."""
+    lease = statement if isinstance(statement, Lease) else None
+    return GenerationRow(
+        id=generation_id(node.id, shown.device.generation),
+        node=node.id,
+        number=shown.device.generation,
+        state="confirmed",
+        node_public_key=shown.device.spki,
+        ak_public=b"",
+        fingerprint=shown.claims.fingerprint,
+        agent_version=shown.claims.agent_version,
+        created_at=now,
+        confirmed_at=now,
+        certificate_not_after=shown.device.not_after,
+        statement="",
+        statement_type="",
+        seq=0,
+        issued_at=None,
+        refresh_after=None,
+        terminate_at=None,
+        told_at=None,
+        ek_name=lease.ek_name if lease else "",
+        lease_version=lease.version if lease else 1,
+        device_issuer=shown.device.issuer,
+    )

@@ -1,0 +1,164 @@
+"""`cloud.fabric.service.restored.reconstructing`: rows of lost nodes, made from their certificates and statements."""
+
+import copy
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography import x509
+
+from cloud.fabric import errors
+from cloud.fabric.bodies.restored import AcceptNode, ChangeRebuild, ClosedGenerations, ImportClosed
+from cloud.storage import Statement
+from protocol.signed.statements import Lease, Revocation, Suspension
+from tests.cloud.breakwater.support import Clock
+from tests.cloud.engines import ENGINES
+from tests.cloud.fabric.backups import EPOCH, FABRIC_TABLES, fabric_backup, restore_fabric
+from tests.cloud.fabric.support import ALICE, Machine, World, change, run_once, world_at
+
+HOUR = timedelta(hours=1)
+REBUILD = ChangeRebuild("the database is lost")
+
+
+async def lose(world: World) -> None:
+    """Lose every row of nodes, and of Breakwater's generations and certificates."""
+    for table in FABRIC_TABLES:
+        await world.stores.engine.fetch(Statement(f"DELETE FROM {table}"))  # noqa: S608  (names of tables)
+    for table in ("generation", "closing", "certificate"):
+        await world.breakwater.stores.engine.fetch(Statement(f"DELETE FROM {table}"))  # noqa: S608  (names of tables)
+    await world.stores.engine.fetch(EPOCH, value=b"2")
+
+
+def serial_of(machine: Machine) -> str:
+    assert machine.activated is not None
+    return f"{x509.load_der_x509_certificate(machine.activated.certificate_chain[0]).serial_number:x}"
+
+
+async def joined(world: World, *labels: str) -> list[Machine]:
+    code = await world.code(seats=len(labels))
+    machines = [Machine(world, label, lease_version=2) for label in labels]
+    for machine in machines:
+        await machine.join(code.secret)
+        machine.held = (await machine.session()).current.statement
+    return machines
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_nodes_come_back_from_what_they_show(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        machines = await joined(world, "ek", "another ek", "third ek", "fourth ek", "fifth ek", "sixth ek")
+        stays, suspended, revoked, hides, closed, again = machines
+        await change(world, suspended, "suspend", "unpaid")
+        await change(world, revoked, "revoke")
+        await change(world, hides, "revoke")
+        for machine in (suspended, revoked):
+            machine.held = (await world.generation(machine.node, 1)).statement
+        old = copy.copy(again)
+        await again.join((await world.code()).secret)
+        again.held = (await again.session()).current.statement
+        before = await world.node(stays.node)
+        await lose(world)
+    async with world_at(home, databases, clock, first=False) as world:
+        for machine in (*machines, old):
+            machine.world = world
+        rebuilds = world.parts.restored.rebuilds
+        await run_once(world)  # compares the generations, of which there are none
+        with pytest.raises(errors.NodeUnknown):
+            await stays.session()
+        assert (await rebuilds.begin(ALICE, REBUILD)).since == clock()
+        await rebuilds.import_closed(
+            ALICE,
+            ImportClosed((ClosedGenerations(closed.node, world.tenant, 1),), (serial_of(hides),)),
+        )
+        # Who only shows a lease keeps it, and gets no later dates.
+        clock.forward(13 * HOUR)
+        held = world.statement(stays.held)
+        assert isinstance(held, Lease)
+        assert world.statement((await stays.session()).current.statement) == held
+        peer = await stays.peer()
+        assert await stays.refresh(peer) == held
+        row = await world.node(stays.node)
+        assert (row.hold, row.seq, row.lease_until, row.seat_held) == ("unconfirmed", held.seq, held.terminate_at, True)
+        assert (row.tenant, row.tier, row.profile, row.entitlements, row.lease) == (
+            before.tenant,
+            before.tier,
+            before.profile,
+            before.entitlements,
+            before.lease,
+        )
+        assert row.ek_hash == before.ek_hash
+        assert (await world.actions(stays.node))[0] == "node.reconstructed"
+        # A suspension and a tombstone stay in force; so do imported closes.
+        assert isinstance(world.statement((await suspended.session()).current.statement), Suspension)
+        with pytest.raises(errors.GenerationClosed) as refusal:
+            await revoked.session()
+        assert isinstance(world.statement(refusal.value.statement), Revocation)
+        assert (await world.node(revoked.node)).standing == "revoked"
+        for machine in (hides, closed):
+            with pytest.raises(errors.CertificateRefused):
+                await machine.session()
+            assert await world.stores.nodes.find(machine.node) is None
+        # A lower generation is closed once a higher one was shown.
+        assert isinstance(world.statement((await again.session()).current.statement), Lease)
+        with pytest.raises(errors.GenerationClosed):
+            await old.session()
+        assert (await world.node(again.node)).current_generation == 2
+        # An operator confirms.
+        assert (await rebuilds.show()).unconfirmed == 3
+        await world.parts.restored.holds.accept(ALICE, stays.node, AcceptNode("unconfirmed"))
+        lease = await stays.refresh(peer)
+        assert isinstance(lease, Lease)
+        assert (lease.epoch, lease.seq, lease.issued_at) == (2, held.seq + 1, clock())
+        assert (await rebuilds.end(ALICE, REBUILD)).since is None
+        # The same chip is the same node.
+        activated = await stays.activate((await world.code()).secret)
+        assert (activated.node, activated.generation) == (row.id, 2)
+
+
+async def test_a_certificate_without_a_statement_of_ours_proves_nothing(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        one, other = await joined(world, "ek", "another ek")
+        await lose(world)
+    async with world_at(home, databases, clock, first=False) as world:
+        one.world = other.world = world
+        await world.parts.restored.rebuilds.begin(ALICE, REBUILD)
+        for held in ("", other.held, one.held[:-4] + "AAAA"):
+            shown = copy.copy(one)
+            shown.held = held
+            with pytest.raises(errors.NodeUnknown):
+                await shown.session()
+        body = one.ask_for_session()
+        with pytest.raises(errors.ProofRefused):
+            await world.parts.nodes.sessions.open_session(msgspec.structs.replace(body, proof=body.proof[:-4] + "AAAA"))
+        assert await world.stores.nodes.find(one.node) is None
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_a_node_that_was_activated_again_after_the_backup_is_conflicting(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,) = await joined(world, "ek")
+        backup = await fabric_backup(world)
+        old = copy.copy(machine)
+        await machine.join((await world.code(profile="larger")).secret)
+        machine.held = (await machine.session()).current.statement
+        await run_once(world)
+        await restore_fabric(world, backup)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = old.world = world
+        await run_once(world)
+        with pytest.raises(errors.GenerationClosed):
+            await old.session()
+        clock.forward(13 * HOUR)
+        held = world.statement(machine.held)
+        assert world.statement((await machine.session()).current.statement) == held
+        row = await world.node(machine.node)
+        assert (row.current_generation, row.hold, row.profile) == (2, "conflicting", "larger")
+        assert (row.reconstructed_at, row.closed_up_to) == (None, 1)
+        await world.parts.restored.holds.accept(ALICE, machine.node, AcceptNode("conflicting"))
+        lease = world.statement((await machine.session()).current.statement)
+        assert (lease.epoch, lease.generation, lease.issued_at) == (2, 2, clock())
+        assert sum([row.seats_taken for row in await world.stores.codes.page(world.tenant, "", 10)]) == 1
