@@ -105,11 +105,8 @@ class Exchanges:
         """
         known = await self.airgap.find(opened.request.request)
         check_unused(opened, known)
-        if known is None or not known.answer or known.valid_until <= self.now():
-            return None
-        generation = await self.nodes.find_generation(known.node, known.generation)
-        current = generation is not None and sha256_hex(generation.statement.encode()) == known.statement_sha256
-        return known if current else None
+        generation = await self.nodes.find_generation(known.node, known.generation) if known is not None else None
+        return known if known is not None and _still_holds(known, generation, self.now()) else None
 
     async def check_latest(self, opened: OpenedRequest, node: NodeId) -> None:
         """Check that no later request of the node was answered. Raises AirgapOutdated."""
@@ -133,6 +130,8 @@ class Exchanges:
                 now = self.now()
                 known = await self.airgap.find(request.request)
                 check_unused(opened, known)
+                if known is not None and _still_holds(known, generation, now):
+                    return known  # another process has answered the same request meanwhile
                 await self.check_latest(opened, node.id)
                 if content.activation and is_closed(node, generation):
                     raise AirgapOutdated("the generation of this request was closed meanwhile")
@@ -263,6 +262,13 @@ class Exchanges:
         now = self.now()
         with fault_point("fabric.airgap.purge"):
             await self.airgap.purge(now, now - FORGET_AFTER)
+
+
+def _still_holds(known: AirgapExchangeRow, generation: GenerationRow | None, now: datetime) -> bool:
+    """Whether a stored answer can be imported at `now`, and has the current statement of its generation."""
+    if generation is None or not known.answer or known.valid_until <= now:
+        return False
+    return sha256_hex(generation.statement.encode()) == known.statement_sha256
 
 
 def _ends(chain: tuple[bytes, ...]) -> datetime:

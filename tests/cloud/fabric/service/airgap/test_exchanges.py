@@ -1,5 +1,6 @@
 """`cloud.fabric.service.airgap.exchanges`: one answer a request, receipts, and later requests."""
 
+import asyncio
 from datetime import timedelta
 
 import msgspec
@@ -95,6 +96,22 @@ async def test_a_receipt_that_comes_late_is_recorded(site: Site) -> None:
     site.receipt = first
     await site.refresh()
     assert [each.state for each in await site.exchanges()] == ["received", "superseded", "answered"]
+
+
+async def test_two_operators_who_answer_at_once_get_one_answer(
+    site: Site, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = site.text()
+
+    async def unseen(*_: object) -> None:
+        """What both see at first."""
+
+    with monkeypatch.context() as both:
+        both.setattr(exchanges.Exchanges, "stored", unseen)
+        answers = await asyncio.gather(site.send(text), site.send(text), site.send(text))
+    assert len({each.answer for each in answers}) == 1
+    assert isinstance(site.take(await site.answered(text)), Lease)
+    assert (await world.actions(site.machine.node)).count("airgap.answered") == 2, "the activation and the refresh"
 
 
 async def test_an_answer_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
