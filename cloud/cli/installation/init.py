@@ -266,7 +266,7 @@ The new installation is in {made.directory}.
 Trust pin (every activation file contains it; compare it when you hand out a file):
   {made.trust_pin}
 
-Back up, with the services stopped:
+Back up now, before the services run (later, `cascade backup make` does it while they run):
   {chr(10).join(made.back_up).replace(chr(10), chr(10) + "  ")}
 
 Take offline: move these keys to a medium that is not connected to a computer, together with a
