@@ -49,6 +49,9 @@ def parser() -> ArgumentParser:
     commands.load("code", "make, list and revoke activation codes", "cloud.cli.codes")
     commands.load("activation", "show activations, approve or deny those that wait", "cloud.cli.activation.commands")
     commands.load("airgap", "answer machines without a network", "cloud.cli.airgap")
+    commands.load(
+        "reconcile", "compare the generations of Fabric and Breakwater, after a restore", "cloud.cli.restored.reconcile"
+    )
     commands.load("node", "show nodes and change their standing", "cloud.cli.nodes")
     commands.load("recovery", "decide about machines that ask for their node back", "cloud.cli.recovery.commands")
     commands.load(

@@ -10,6 +10,7 @@ from cloud.cli.arguments import id_argument, tenant_filter
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_USAGE, CliError
 from cloud.cli.options import Commands, json_option, server_options
+from cloud.cli.restored import holds, rebuild
 from cloud.cli.show import columns, emit, fields, pairs
 from cloud.fabric import schemas
 from cloud.fabric.bodies.clones import CloneCase, SettleClone
@@ -29,6 +30,7 @@ def add_options(group: ArgumentParser) -> None:
     actions = Commands(group, "action", json_option, server_options)
     listing = actions.add("list", "list nodes", run=list_all)
     listing.add_argument("--tenant", default="", metavar="TENANT", help="only nodes of this tenant (id)")
+    holds.add_filters(listing)
     showing = actions.add("show", "show a node and its generations", run=show)
     showing.add_argument("node", metavar="NODE", help="id of the node")
     accepting = actions.add(
@@ -63,6 +65,8 @@ def add_options(group: ArgumentParser) -> None:
         metavar="EVIDENCE",
         help="id of the evidence of the machine to keep, from `clones` (8 hex digits)",
     )
+    holds.add_actions(actions)
+    rebuild.add_options(actions.add("rebuild", "bring nodes back after the loss of the database"))
     for name, summary in CHANGES.items():
         text = f"{summary.capitalize()}. {READMISSION}" if name in ("revoke", "release") else ""
         changing = actions.add(name, summary, text, run=change)
@@ -76,7 +80,10 @@ def add_options(group: ArgumentParser) -> None:
 
 
 def list_all(args: Namespace) -> None:
-    """Print all nodes, or those of a tenant. Raises CliError."""
+    """Print all nodes, those of a tenant, or those that wait after a restore. Raises CliError."""
+    if args.waiting:
+        holds.list_waiting(args)
+        return
     nodes = Server(args).pages("/v1/nodes", schemas.Page[schemas.Node], tenant=tenant_filter(args.tenant))
     headings = ("id", "standing", "tier", "generation", "seat", "lease until", "closing", "development", "notice")
     names = ("id", "standing", "tier", "generation", "seat_held", "lease_until", "closing", "development", "notice")

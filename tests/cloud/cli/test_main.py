@@ -60,6 +60,7 @@ def test_the_groups() -> None:
             "activation",
             "airgap",
             "node",
+            "reconcile",
             "recovery",
             "trust",
             "token",

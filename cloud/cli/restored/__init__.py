@@ -1,0 +1,1 @@
+"""Commands after a restore of the cloud from a backup, and after the loss of its database."""
