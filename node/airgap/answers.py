@@ -30,7 +30,7 @@ from node.errors import StateError
 from node.exchanges.activation import check_cloud, trust_in_force
 from node.exchanges.confirmation import holder_in_force
 from node.hwbind import endorsement, keys, presence
-from node.hwbind.errors import TpmIntegrity
+from node.hwbind.errors import TpmIntegrity, TpmNotOurs
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
@@ -190,7 +190,7 @@ class Imports:
 
         try:
             secret = await self.tpm.run(release)
-        except TpmIntegrity as error:
+        except (TpmIntegrity, TpmNotOurs) as error:
             raise SealUnopened(f"this machine's TPM does not open the seal: {error}") from error
         digest = bytes.fromhex(carried.stored.outstanding.request_sha256)
         return sealing.open_sealed(sealed.ciphertext, secret, digest, sealed.iv)

@@ -1,6 +1,6 @@
 """Pure functions: requests and answers as they are carried: as a file in JSON, as printable text, as a QR code.
 
-Text and QR code have the JSON compressed with zlib (RFC 1950). Reading bounds the size before and after it is expanded.
+Text and QR code have the JSON packed (`protocol.airgap.packing`) and compressed with zlib (RFC 1950). Reading bounds the size before and after it is expanded.
 """
 
 import zlib
@@ -10,6 +10,7 @@ import msgspec
 
 from protocol.airgap.answer import AnswerFile
 from protocol.airgap.errors import DocumentDamaged, DocumentTooLarge, WrongDocument
+from protocol.airgap.packing import pack, unpack
 from protocol.airgap.request import RequestFile
 from protocol.airgap.text import Title, from_text, is_text, to_qr_text, to_text
 from protocol.encoding import json_decode, json_encode
@@ -32,12 +33,16 @@ def to_file(document: RequestFile | AnswerFile) -> bytes:
 
 def printed(document: RequestFile | AnswerFile) -> str:
     """The document as printable text. Raises DocumentTooLarge."""
-    return to_text(_TITLES[document.document], zlib.compress(to_file(document), 9))
+    return to_text(_TITLES[document.document], _compressed(document))
 
 
 def qr_text(document: RequestFile | AnswerFile) -> str:
     """The document as the text of one QR code. Raises DocumentTooLarge with the limit."""
-    return to_qr_text(_TITLES[document.document], zlib.compress(to_file(document), 9))
+    return to_qr_text(_TITLES[document.document], _compressed(document))
+
+
+def _compressed(document: RequestFile | AnswerFile) -> bytes:
+    return zlib.compress(pack(to_file(document)), 9)
 
 
 def read_request(data: bytes) -> RequestFile:
@@ -105,4 +110,4 @@ def _expanded(data: bytes, bytes_max: int) -> bytes:
         raise DocumentTooLarge(f"the content has more than {bytes_max} bytes")
     if not expander.eof or expander.unused_data:
         raise DocumentDamaged("the content of the text is cut short or has more behind it")
-    return content
+    return unpack(content, bytes_max + 1)

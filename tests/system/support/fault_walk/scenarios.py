@@ -289,7 +289,7 @@ def _answer_file(site: Site) -> None:
     assert json_decode(answer.read_bytes(), AnswerFile).body
 
 
-def _answer_of(site: Site) -> Path:
+def answer_of(site: Site) -> Path:
     """The file of the carried answer. It is beside the cloud's files, which a situation keeps."""
     return site.cloud.directory / "answer.json"
 
@@ -299,18 +299,18 @@ def _carry(site: Site, *options: str) -> None:
     site.serve()
     request = site.directory / "request.json"
     site.command("request", *options, "--out", str(request))
-    site.operate("airgap", "answer", str(request), "--out", str(_answer_of(site)))
+    site.operate("airgap", "answer", str(request), "--out", str(answer_of(site)))
 
 
 def _refresh_by_file(site: Site) -> None:
     _carry(site)
-    _import_file(site)
+    import_file(site)
 
 
-def _import_file(site: Site) -> None:
+def import_file(site: Site) -> None:
     """Import the carried answer. A repeat after the receipt is refused by name, because the answer was used."""
     site.serve()
-    site.command("license", "import", str(_answer_of(site)), expect=(0, USED))
+    site.command("license", "import", str(answer_of(site)), expect=(0, USED))
     site.closed()
 
 
@@ -647,7 +647,7 @@ SCENARIOS = (
     Scenario("answer to a file", "active", _answer_file, (("fabric.airgap.answer",),)),
     Scenario("refresh by file", "active", _refresh_by_file, (("node.airgap.request",),)),
     Scenario(
-        "activation by file", "carried activation", _import_file, (("node.airgap.generation", "node.airgap.receipt"),)
+        "activation by file", "carried activation", import_file, (("node.airgap.generation", "node.airgap.receipt"),)
     ),
     Scenario("wrong answer of a renewal", "active", _answer_renewal_wrongly, (("fabric.renewal.answer",),)),
     Scenario("revocation", "active", _revoke, (("fabric.standing.commit", "fabric.generation.close"),)),
