@@ -7,6 +7,7 @@ everything is in its place already, removes the marks.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -75,7 +76,8 @@ async def restore(order: Order, now: Callable[[], datetime], progress: Progress)
         DatabaseInUse: a database has tables; nothing was changed.
         KeyFileError, OSError, StorageError: the restore was interrupted; a repeat begins again.
     """
-    summary = await asyncio.to_thread(verify, order.backup, order.unlock, order.pin, order.key_passphrase)
+    # Not in a thread: nothing else runs, and Ctrl-C must end the reading of a large file at once.
+    summary = verify(order.backup, order.unlock, order.pin, order.key_passphrase)
     at = now()
     _check_manifest(order.backup, summary.manifest, order.services, at)
     target = Target(order.directory.absolute())
@@ -85,6 +87,7 @@ async def restore(order: Order, now: Callable[[], datetime], progress: Progress)
         order.services,
         {service: str(_location(order, target.folder(service), service)) for service in order.services},
     )
+    target.check_passphrase(order.key_passphrase)
     before = _check_target(target, marker)
     for service, location in order.databases.items():
         if service in order.services and (before is None or before.state == "loading"):
@@ -178,6 +181,7 @@ class _Restore:
         self._services = marker.services
         self._settings: dict[ServicePart, ServiceSettings] = {}
         self._environment = b""
+        self._counts: Counter[str] = Counter()
         self._engines: dict[ServicePart, ServiceEngine] = {}
         self._shapes: dict[ServicePart, dict[str, Shape]] = {}
 
@@ -251,7 +255,9 @@ class _Restore:
             return
         with fault_point("restore.rows.insert"):
             await load(self._engines[service], shape, item.rows)
-        self._progress(f"{service}.{shape.table}", len(item.rows))
+        name = f"{service}.{shape.table}"
+        self._counts[name] += len(item.rows)
+        self._progress(name, self._counts[name])
 
     async def _mark(self) -> str:
         """Let each service mark its database. Returns the text of Fabric's new token, or an empty text."""

@@ -20,7 +20,7 @@ import msgspec
 from cloud.backup.contents import SETTINGS_FILE
 from cloud.backup.errors import BackupRefused
 from cloud.backup.format import ServicePart
-from cloud.crypto.keyfile import sync_directory, write_secret
+from cloud.crypto.keyfile import read_passphrase, sync_directory, write_secret
 from cloud.process.settings import RESTORING_FILE, ServiceSettings, database_toml
 from cloud.storage import Location
 from protocol.faults import fault_point
@@ -100,6 +100,19 @@ class Target:
                 "target_in_use",
                 f"cannot restore into {self.directory}: {used[0]} exists",
                 "Name an empty directory, or move the old installation away. Nothing was changed.",
+            )
+
+    def check_passphrase(self, passphrase: bytes) -> None:
+        """Raises BackupRefused (`passphrase_differs`) if the directory has another passphrase of key files.
+
+        Raises KeyFileError if it cannot be read.
+        """
+        file = self.directory / PASSPHRASE
+        if file.exists() and read_passphrase(file) != passphrase:
+            raise BackupRefused(
+                "passphrase_differs",
+                f"cannot restore into {self.directory}: {file} is not the passphrase of the backup's key files",
+                "Name an empty directory. Nothing was changed.",
             )
 
     def begin(self, marker: Marker) -> None:

@@ -6,6 +6,8 @@ passphrase is used once, with the library's own cost.
 
 import argparse
 import asyncio
+import shutil
+import subprocess
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +53,8 @@ def run(options: argparse.Namespace, say: Say) -> Outcome:
                 findings += _backup_killed(cloud, copies, scratch / f"{point}-{stage}", point, stage)
         cloud.run("backup", "make", *_place(cloud, copies.backup), "--recipient", copies.recipient)
         findings += _passphrase(cloud, copies)
+        figures["age"], wrong = _by_another_program(copies)
+        findings += wrong
         before = asyncio.run(content_of(databases_of(kept)))
         for engine in options.engine or ENGINES:
             for point in points_in_code("restore"):
@@ -99,6 +103,19 @@ def _passphrase(cloud: Cloud, copies: Copies) -> list[str]:
     cloud.run("backup", "check", str(out), "--passphrase-file", right, "--key-passphrase-file", right)
     refused = cloud.run("backup", "check", str(out), "--passphrase-file", str(wrong), expect=65)
     return [] if refused["error"]["code"] == "backup_key_wrong" else [f"a wrong passphrase: {refused}"]
+
+
+def _by_another_program(copies: Copies) -> tuple[str, list[str]]:
+    """Decrypt a backup with the program `age`, if this machine has it. Returns its version, and what is wrong."""
+    program = shutil.which("age")
+    if program is None:
+        return "not installed", []
+    version = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    content = copies.backup.read_bytes().partition(b"\n")[2]
+    command = [program, "--decrypt", "--identity", str(copies.folder / "identity")]
+    lines = subprocess.run(command, input=content, check=False, capture_output=True).stdout.splitlines()
+    is_whole = bool(lines) and b'"cascade_backup":1' in lines[0] and b'"type":"end"' in lines[-1]
+    return version, [] if is_whole else [f"age {version} does not decrypt the backup"]
 
 
 class _Restore:

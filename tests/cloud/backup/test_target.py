@@ -78,6 +78,16 @@ def test_a_directory_in_use(tmp_path: Path, used: str) -> None:
     assert refused.value.code == "target_in_use"
 
 
+def test_another_passphrase_in_the_directory(tmp_path: Path) -> None:
+    target = Target(tmp_path)
+    target.check_passphrase(b"a passphrase of the keys")
+    target.write_private(Path("secrets/passphrase"), b"a passphrase of the keys\n")
+    target.check_passphrase(b"a passphrase of the keys")
+    with pytest.raises(BackupRefused) as refused:
+        target.check_passphrase(b"another passphrase")
+    assert refused.value.code == "passphrase_differs"
+
+
 def test_settings_keep_everything_but_the_database(installed: Installation) -> None:
     text = (installed.directory / "fabric" / "settings.toml").read_bytes()
     location = PostgresLocation(host="/run/postgresql", name="fabric", user="cascade", password_file="/etc/pw")
