@@ -47,6 +47,7 @@ def make_airgap_parts(stores: Stores, ports: Ports, shared: Shared, nodes: NodeP
         pcr_quotes=nodes.activations.pcr_quotes,
         renewals=nodes.renewals,
         statements=nodes.statements,
+        reconstruction=nodes.sessions.reconstruction,
         trust_reports=trust.trust_reports,
     )
     file_activations = FileActivations(

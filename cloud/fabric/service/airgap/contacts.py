@@ -13,7 +13,7 @@ from cryptography import x509
 
 from cloud.fabric.attestation.evidence import check_request
 from cloud.fabric.attestation.tpm_structures import EvidenceRefused
-from cloud.fabric.errors import CertificateRefused, Conflict, ProofRefused, evidence_error
+from cloud.fabric.errors import CertificateRefused, Conflict, NodeUnknown, ProofRefused, evidence_error
 from cloud.fabric.issuer import Issuer
 from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.known_holders import Arrival
@@ -22,12 +22,13 @@ from cloud.fabric.service.airgap.exchanges import Content, Exchanges
 from cloud.fabric.service.airgap.requests import as_claims, check_latest
 from cloud.fabric.service.nodes.chip_challenge import check_no_attributes
 from cloud.fabric.service.nodes.clones import Clones, Presented, Recorded, read_holders
-from cloud.fabric.service.nodes.device_certificate import read_device_certificate
+from cloud.fabric.service.nodes.device_certificate import Device, read_device_certificate
 from cloud.fabric.service.nodes.device_issuance import issuer_refusals_of
 from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
 from cloud.fabric.service.nodes.seen import SeenSessions
+from cloud.fabric.service.nodes.sessions import Reconstructs, Shown
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.fabric.service.nodes.statement_stream import is_closed
 from cloud.fabric.service.ports import Now
@@ -36,7 +37,7 @@ from cloud.fabric.service.renewals.renewal import Renewals
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow, without_tpm
 from cloud.fabric.tuf.current_trust import CurrentTrust
-from protocol.airgap.request import OpenedRequest
+from protocol.airgap.request import OpenedRequest, Request
 from protocol.limits import DEVICE_LIFE_AFTER_TERMINATION
 from protocol.messages.sessions import ProofClaims, StatementAnswer
 
@@ -56,6 +57,7 @@ class Contacts:
     pcr_quotes: PcrQuotes
     renewals: Renewals
     statements: Statements
+    reconstruction: Reconstructs
     trust_reports: TrustReports
 
     async def content(self, opened: OpenedRequest, trust: dict[str, str]) -> Content:
@@ -70,9 +72,7 @@ class Contacts:
         CsrRefused, ActivationClosed, IssuerUnavailable.
         """
         request = opened.request
-        node, generation = await load(self.nodes, request.tenant, request.node, request.generation)
-        if generation.node_public_key != request.public_key:
-            raise ProofRefused("the request is signed by another key than that of this generation")
+        node, generation = await self._known_or_shown(opened)
         content = Content(tenant=node.tenant, node=node.id, generation=generation.number, trust=trust)
         arrival = self.arrival(opened, generation, as_claims(opened))
         if is_closed(node, generation):
@@ -96,6 +96,49 @@ class Contacts:
         if is_closed(node, generation):  # the node has presented a revocation that a restored cloud had lost
             return content
         return msgspec.structs.replace(content, chain=await self._renewed(opened, node, generation), renewal=renewal)
+
+    async def _known_or_shown(self, opened: OpenedRequest) -> tuple[NodeRow, GenerationRow]:
+        """Steps 1 and 2, for a database that may have lost the node, its generation or its key.
+
+        Raises NodeUnknown, ProofRefused, CertificateRefused, IssuerUnavailable.
+        """
+        request = opened.request
+        try:
+            node, generation = await self._known(request)
+        except (NodeUnknown, ProofRefused) as error:
+            shown = self._shown(opened)
+            if shown is None:
+                raise
+            try:
+                await self.reconstruction.take_up(shown)
+            except NodeUnknown:
+                raise error from None
+            return await self._known(request)
+        shown = self._shown(opened) if node.reconstructed_at is not None else None
+        if shown is not None and await self.reconstruction.is_revoked(shown.serial):
+            raise CertificateRefused("the device certificate is in an imported CRL")
+        return node, generation
+
+    async def _known(self, request: Request) -> tuple[NodeRow, GenerationRow]:
+        """The rows that the request names. Raises NodeUnknown, ProofRefused."""
+        node, generation = await load(self.nodes, request.tenant, request.node, request.generation)
+        if generation.node_public_key != request.public_key:
+            raise ProofRefused("the request is signed by another key than that of this generation")
+        return node, generation
+
+    def _shown(self, opened: OpenedRequest) -> Shown | None:
+        """What a request shows of its node. None without a valid device certificate for this node and key."""
+        request, trust = opened.request, self.current_trust.trust
+        try:
+            device = read_device_certificate(
+                request.device_certificate, trust.node_issuers, trust.trust_domain, self.now()
+            )
+        except CertificateRefused:
+            return None
+        if not _is_of(device, opened):
+            return None
+        serial = x509.load_der_x509_certificate(request.device_certificate).serial_number
+        return Shown(device, f"{serial:x}", as_claims(opened), request.presented)
 
     def arrival(self, opened: OpenedRequest, generation: GenerationRow, claims: ProofClaims) -> Arrival:
         """The contact that a request makes. It arrives now, because only the machine says when it was made.
@@ -183,8 +226,7 @@ class Contacts:
             return True
         claim = self.renewals.claim(request.device_certificate, now)
         device = claim.device
-        named = (device.spiffe.tenant, device.spiffe.node, device.generation, device.spki)
-        if named != (request.tenant, request.node, request.generation, generation.node_public_key):
+        if not _is_of(device, opened):
             raise CertificateRefused("the device certificate in the request is not of this generation")
         order = self.current_trust.order
         terms = statements.terms_of(node.tier, node.lease)
@@ -193,3 +235,10 @@ class Contacts:
             return True
         begins = x509.load_der_x509_certificate(request.device_certificate).not_valid_before_utc
         return order is not None and order.starts_at <= now and begins < order.after
+
+
+def _is_of(device: Device, opened: OpenedRequest) -> bool:
+    """Whether a device certificate is of the node, generation and key of a request."""
+    request, spiffe = opened.request, device.spiffe
+    named = (spiffe.tenant, spiffe.node, device.generation, device.spki)
+    return named == (request.tenant, request.node, request.generation, request.public_key)

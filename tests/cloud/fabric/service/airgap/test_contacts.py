@@ -2,6 +2,7 @@
 
 import copy
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric import errors, schemas
 from cloud.fabric.bodies.clones import SettleClone
+from cloud.fabric.bodies.restored import AcceptNode, ChangeRebuild
 from cloud.fabric.errors import (
     AirgapOutdated,
     CertificateRefused,
@@ -21,12 +23,15 @@ from cloud.fabric.errors import (
     ProofRefused,
     QuoteRefused,
 )
+from cloud.storage import Statement
 from protocol.evidence import ClockInfo, NvCounter
 from protocol.ids import NodeId
 from protocol.signed.statements import Lease, Revocation, Suspension
+from tests.cloud.breakwater.support import Clock
+from tests.cloud.fabric.backups import EPOCH, FABRIC_TABLES
 from tests.cloud.fabric.carried import Site, a_site
 from tests.cloud.fabric.software_machine import SoftwareMachine
-from tests.cloud.fabric.support import ALICE, Machine, World, change
+from tests.cloud.fabric.support import ALICE, Machine, World, change, world_at
 from tests.simulators.forged_evidence import request
 
 HOUR = timedelta(hours=1)
@@ -267,3 +272,32 @@ async def test_a_revocation_that_a_restored_cloud_has_lost_is_adopted(site: Site
     site.machine.held = revoked
     assert isinstance(await site.refresh(), Revocation)
     assert (await world.node(site.machine.node)).standing == "revoked"
+
+
+async def test_a_lost_node_is_reconstructed_from_its_request(home: Path, databases: Path) -> None:
+    """While a rebuild runs. The node keeps its lease, and gets later dates when an operator accepts it."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        site = a_site(world)
+        await site.activate((await world.code()).secret)
+        held = await site.refresh()
+        for table in FABRIC_TABLES:
+            await world.stores.engine.fetch(Statement(f"DELETE FROM {table}"))  # noqa: S608  (names of tables)
+        await world.stores.engine.fetch(EPOCH, value=b"2")
+    async with world_at(home, databases, clock, first=False) as world:
+        site.machine.world = world
+        clock.forward(HOUR)
+        with pytest.raises(NodeUnknown):
+            await site.send(site.text())
+        rebuilds = world.parts.restored.rebuilds
+        await rebuilds.begin(ALICE, ChangeRebuild("the database is lost"))
+        for wrong in (b"", b"none"):
+            with pytest.raises(NodeUnknown):
+                await site.send(site.text(device_certificate=wrong))
+        assert await site.refresh() == held
+        assert (await world.node(site.machine.node)).hold == "unconfirmed"
+        assert await site.refresh() == held
+        await world.parts.restored.holds.accept(ALICE, site.machine.node, AcceptNode("unconfirmed"))
+        lease = await site.refresh()
+        assert isinstance(lease, Lease)
+        assert (lease.epoch, lease.issued_at) == (2, clock())
