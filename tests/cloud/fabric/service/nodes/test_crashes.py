@@ -28,6 +28,7 @@ NAMES = {
     "fabric.activation.challenge",
     "fabric.activation.prove",
     "fabric.activation.purge",
+    "fabric.airgap.purge",
     "fabric.renewal.purge",
     "fabric.activation.store",
     "fabric.confirm.commit",
