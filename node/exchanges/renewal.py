@@ -195,8 +195,7 @@ class DeviceRenewal:
         trusted = self._trust.value
         try:
             async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
-                with fault_point("node.renewal.prove"):
-                    answer = await _sent(service, pending)
+                answer = await _sent(service, pending)
         except api.CloudRefused as refusal:
             # After any refusal this proof can succeed no more. A fault of the disk must not hide the signed statement.
             with suppress(NodeError):
@@ -277,9 +276,10 @@ async def _sent(service: api.Service, pending: PendingRenewal) -> Renewed:
     """Send the stored proof. A cloud of an earlier release refuses the presented statement; then it is left out."""
 
     async def send(proof: bytes) -> Renewed:
-        if pending.node_key.in_software:
-            return await service.renew_software(proof)
-        return await service.prove_renewal(pending.renewal, proof)
+        with fault_point("node.renewal.prove"):
+            if pending.node_key.in_software:
+                return await service.renew_software(proof)
+            return await service.prove_renewal(pending.renewal, proof)
 
     try:
         return await send(pending.proof)

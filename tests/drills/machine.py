@@ -355,7 +355,7 @@ def _tpm_copy(site: Site, guest: Guest) -> str:
         renew(guest)
         case = site.case()
     if not case:
-        raise Wrong("`cascade node clones` shows no clone")
+        raise Wrong(f"`cascade node clones` shows no clone: {_contacts(guest, copy)}")
     must({"current", "older"} <= {each["state"] for each in case["evidence"]}, f"one machine is missing: {case}")
     flagged = [wait_for(each, "flagged", lambda one: "clone-suspected" in one.flags) for each in (guest, copy)]
     for each in (guest, copy):
@@ -365,6 +365,49 @@ def _tpm_copy(site: Site, guest: Guest) -> str:
     return (
         f"offline to {offline.offline_bound}: {offline}; online: {case['cause']}, {len(case['evidence'])} machines, "
         f"machine {flagged[0]}, copy {flagged[1]}, {said}; {kept}"
+    )
+
+
+def _contacts(guest: Guest, copy: Guest) -> str:
+    """The two machines, and why the last contact of each failed."""
+    shown = {"machine": seen(guest), "copy": seen(copy)}
+    return "; ".join(
+        f"{name} {one}, last failure {(one.document or {}).get('last_failure')}" for name, one in shown.items()
+    )
+
+
+def _copy_before_rekey(site: Site, guest: Guest) -> str:
+    """The machine gets a new node key. Its copy takes the former key back once, and the machine's renewal shows both."""
+    copy = site.machine()
+    guest.ask("/v1/renew/rekey", "POST", STATE_SECONDS_MAX)
+    renew(guest)
+    wait_active(guest)
+    copy.start()
+    first = wait_for(copy, "active, answered by the cloud", lambda one: one.state == "active" and one.contact)
+    must(site.case() is None, f"one return of the former key is a clone: {site.case()}")
+    renew(guest)
+    case = site.case()
+    if case is None or case["cause"] != "former-key":
+        raise Wrong(f"the case is {case}: {_contacts(guest, copy)}")
+    renew(copy)
+    flagged = [wait_for(each, "flagged", lambda one: "clone-suspected" in one.flags) for each in (guest, copy)]
+    for each in (guest, copy):
+        exit_of_status(each, 89)
+    for _ in range(ROUNDS_MAX):
+        renew(guest)
+    saw = wait_for(guest, "served", lambda one: one.state == "grace" and one.open)
+    must((saw.document or {})["last_failure"] is None, f"the machine is refused: {_contacts(guest, copy)}")
+    current = next(each["id"] for each in case["evidence"] if each["state"] == "current")
+    site.cloud.run("node", "settle", site.node, "--keep", current)
+    renew(guest)
+    wait_active(guest)
+    renew(copy)
+    wait_for(copy, "suspended", lambda one: one.state == "suspended" and not one.open)
+    exit_of_status(copy, 82)
+    copy.kill()
+    return (
+        f"copy {first}; then {case['cause']}, {len(case['evidence'])} machines, machine {flagged[0]}, copy {flagged[1]}; "
+        f"settled: the copy is suspended; {site.no_clone()}"
     )
 
 
@@ -440,8 +483,9 @@ ROWS = (
     Row(f"clock {DAYS_AHEAD} days ahead", _clock_ahead),
     Row("stopped machine", _stopped, alone=False),
     Row("restored VM", _restored, alone=False),
-    Row("power cut", _power_cut, alone=False),
     Row("TPM copy", _tpm_copy, alone=False),
+    Row("copy from before a rekey", _copy_before_rekey, alone=False, fresh=True),
+    Row("power cut", _power_cut, alone=False),
     Row("disk of before a revocation", _floors, alone=False),
     Row("sleeping machine", _asleep, alone=False, fresh=True),
 )

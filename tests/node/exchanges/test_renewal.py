@@ -19,13 +19,13 @@ from node.licensing.licence import Licence
 from node.link import api
 from node.link.certificates import CertificateRejected
 from node.state import State
-from protocol.encoding import json_encode, sha256_hex
+from protocol.encoding import json_decode, json_encode, sha256_hex
 from protocol.messages.est import HEADER_REQUEST, PATH_SIMPLEREENROLL, encode_certs_only
 from protocol.messages.renewal import PATH_RENEWALS, Renewed
 from tests.node.conftest import Machine
 from tests.node.shells import load_licence
 from tests.off_loop import off_loop
-from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, refused
+from tests.simulators.fabric import Answer, Fabric, Reply, Request, always, problem, refused
 from tests.simulators.machine_clocks import right_window
 
 pytestmark = pytest.mark.slow
@@ -290,6 +290,29 @@ async def test_a_closed_generation_comes_with_its_signed_statement(
     licence.apply(refusal.value.answer, refusal.value.answer_nonce)
     assert licence.revoked
     assert state.identities.load_renewal() is None
+
+
+async def test_the_presented_statement_is_left_out_for_a_cloud_of_an_earlier_release(
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
+) -> None:
+    """Such a cloud refuses a request with a field that it does not know."""
+    opened = await open_session(licence.trust.value, licence.identity, tpm, right_window, "")
+    licence.apply(opened.current, opened.answer_nonce)
+    assert licence.presented
+    answers: dict[str, Answer] = {}
+
+    async def earlier(request: Request) -> Reply:
+        assert "presented" in json_decode(request.body, dict[str, object])
+        answers.clear()
+        return problem("invalid")
+
+    answers = _by_prefix(fabric, earlier)
+    before = stored(state)
+    await renewal.with_evidence(licence, rekey=True)
+    proofs = [json_decode(each.body, dict[str, object]) for each in fabric.requests if each.path.endswith("/proof")]
+    assert [each.get("presented", "") for each in proofs] == [licence.presented, ""]
+    assert stored(state).node_key != before.node_key
+    works(state, tpm)
 
 
 async def test_a_renewal_of_another_generation_or_a_torn_one_is_removed(

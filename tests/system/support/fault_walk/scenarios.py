@@ -444,8 +444,12 @@ def _first_token(site: Site) -> None:
 
 
 def _put_back(site: Site) -> None:
-    """Put an older renewal token back, as a backup does. The cloud judges the machine as restored."""
+    """Put an older renewal token back, as a backup does. The cloud judges the machine as restored.
+
+    A kill has the scenario begin again, and each time is another restore.
+    """
     site.serve()
+    site.allow_restores()
     site.agent()
     _new_session(site)
     older = {path: path.read_bytes() for path in site.machine.state.rglob("renewal-token*.json")}
