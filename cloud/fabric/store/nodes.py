@@ -149,6 +149,11 @@ _UPDATE_GENERATION = compiled(
 )
 _SET_FINGERPRINT = compiled(Generation.update(params(Generation.fingerprint)).where(Generation.id == param("id")))
 _SET_LEASE_VERSION = compiled(Generation.update(params(Generation.lease_version)).where(Generation.id == param("id")))
+_SET_FIRST_AK = compiled(
+    Generation.update(params(Generation.ak_public)).where(
+        Generation.id == param("id"), Generation.ak_public == param("none")
+    )
+)
 _SET_CERTIFICATE = compiled(
     Generation.update(params(Generation.certificate_not_after)).where(Generation.id == param("id"))
 )
@@ -331,6 +336,10 @@ class NodeStore:
 
     async def set_certificate_end(self, node: NodeId, number: int, not_after: datetime) -> None:
         await self._engine.fetch(_SET_CERTIFICATE, id=generation_id(node, number), certificate_not_after=not_after)
+
+    async def set_first_ak(self, node: NodeId, number: int, ak_public: bytes) -> None:
+        """Store the attestation key of a generation that has none, because it was reconstructed."""
+        await self._engine.fetch(_SET_FIRST_AK, id=generation_id(node, number), ak_public=ak_public, none=b"")
 
     async def set_revocation_delivered(self, node: NodeId, number: int, at: datetime) -> bool:
         """Store when the node first received its revocation. False if a time is stored already."""

@@ -7,8 +7,7 @@ answer to the challenge, with the endorsement key and attestation key of the act
 
 Rules:
 
-- Before the chip has answered the challenge, no data of an existing node is changed or disclosed. Every mismatch gets
-  the same answer.
+- Before the chip has answered, no data of an existing node is changed or disclosed. Every mismatch is answered alike.
 - This exchange opens no generation. A closed generation gets its revocation.
 - The generation's key changes in the transaction that stores the new certificate. Until then the old key is valid.
 - A machine that holds a former key of the generation is judged with the proof
@@ -160,6 +159,7 @@ class Renewals:
             certificate_chain=(),
             held_key=held_key,
             agent_version=body.agent_version,
+            ak_public=body.evidence.ak_public,
         )
         with fault_point("fabric.renewal.challenge"):
             async with self.transaction(node_key(row.node)):
@@ -202,18 +202,21 @@ class Renewals:
         return Claim(device, due=now >= begins + (ends - begins) * 2 / 3, proven=True)
 
     async def _known(self, device: Device, ak_public: bytes) -> tuple[NodeRow, GenerationRow]:
-        """Step 3. Every mismatch gets the same answer. Raises CertificateRefused."""
-        spiffe = device.spiffe
-        node, generation = await load(self.nodes, spiffe.tenant, spiffe.node, device.generation, unknown_machine)
-        if not hmac.compare_digest(generation.ak_public, ak_public) or generation.confirmed_at is None:
+        """Step 3. A reconstructed generation has no AK yet; its chip is known. Raises CertificateRefused, always alike."""
+        of = device.spiffe
+        node, generation = await load(self.nodes, of.tenant, of.node, device.generation, unknown_machine)
+        ak = (
+            generation.ak_public or ak_public
+        )  # unknown of a reconstructed node; its EK and the challenge prove the chip
+        if not hmac.compare_digest(ak, ak_public) or generation.confirmed_at is None:
             raise unknown_machine()
         return node, generation
 
     async def prove(self, renewal: RenewalId, body: ProveRenewal, body_sha256: str, host: str = "") -> Renewed:
         """Check the answer to the challenge and issue the device certificate.
 
-        `body_sha256` is the hash of the request's body, `host` the caller's address. A repeat with the same bytes continues an unfinished renewal,
-        or gets the stored answer. Raises NotFound, Invalid, ChallengeExpired, ChallengeFailed, GenerationClosed,
+        `body_sha256` is the hash of the request's body, `host` the caller's address. A repeat with the same bytes
+        continues an unfinished renewal, or gets the stored answer. Raises NotFound, Invalid, ChallengeExpired, ChallengeFailed, GenerationClosed,
         EvidenceNotAccepted, CsrRefused, Conflict, ActivationClosed, TooManyChallenges, HolderRefused, IssuerUnavailable.
         """
         row = await self.renewals.find(renewal)
@@ -224,9 +227,8 @@ class Renewals:
             await self._check_answer(row, body)
             generation = await self._open(row, body.answer_nonce)
             key = self._verified_key(row, generation, body)
-            row = await self.store_proof(
-                row.node, row.tenant, partial(self._reserve, row, body, key, body_sha256, source_of(host))
-            )
+            reserve = partial(self._reserve, row, body, key, body_sha256, source_of(host))
+            row = await self.store_proof(row.node, row.tenant, reserve)
         if not is_proved_by(row, body_sha256):
             raise _ended()
         return await self.answer(row, body.answer_nonce)
@@ -288,7 +290,9 @@ class Renewals:
 
         Raises EvidenceNotAccepted, CsrRefused; Conflict if the key is unchanged and the certificate is not due.
         """
-        key = self.chip_challenges.verified_key(row, generation.ak_public, body.secret, body.key, body.csr)
+        key = self.chip_challenges.verified_key(
+            row, generation.ak_public or row.ak_public, body.secret, body.key, body.csr
+        )
         _check_due(row, generation, key)
         return key
 
@@ -376,6 +380,7 @@ class Renewals:
                     if rekeyed:
                         former = replaced(former, old, row.node_public_key, self.now(), displaced=row.returned)
                     await self.renewals.set_key(row.node, row.generation, row.node_public_key, row.not_after, former)
+                    await self.nodes.set_first_ak(row.node, row.generation, row.ak_public)
                     await self.audit.write(
                         ANONYMOUS,
                         "renewal.issued",

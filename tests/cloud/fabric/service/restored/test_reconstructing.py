@@ -15,6 +15,7 @@ from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.backups import EPOCH, FABRIC_TABLES, fabric_backup, restore_fabric
+from tests.cloud.fabric.service.renewals.test_renewal import new_key, renew, start
 from tests.cloud.fabric.support import ALICE, Machine, World, change, run_once, world_at
 
 HOUR = timedelta(hours=1)
@@ -162,3 +163,22 @@ async def test_a_node_that_was_activated_again_after_the_backup_is_conflicting(h
         lease = world.statement((await machine.session()).current.statement)
         assert (lease.epoch, lease.generation, lease.issued_at) == (2, 2, clock())
         assert sum([row.seats_taken for row in await world.stores.codes.page(world.tenant, "", 10)]) == 1
+
+
+async def test_the_attestation_key_comes_back_with_the_next_evidence(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        one, other = await joined(world, "ek", "another ek")
+        await lose(world)
+    async with world_at(home, databases, clock, first=False) as world:
+        one.world = other.world = world
+        await world.parts.restored.rebuilds.begin(ALICE, REBUILD)
+        await one.session()
+        assert (await world.generation(one.node, 1)).ak_public == b""
+        # Another chip does not become the chip of the node.
+        with pytest.raises(errors.CertificateRefused):
+            await start(one, evidence=other.evidence())
+        assert (await world.generation(one.node, 1)).ak_public == b""
+        await renew(one, new_key())
+        assert (await world.generation(one.node, 1)).ak_public == one.evidence().ak_public
+        await renew(one, new_key())
