@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -22,6 +23,7 @@ from node.disk.boot import BootRecord
 from node.disk.identity import Identity
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import NodeError, StateError
+from node.exchanges.recovery import Source, TrustNeeded
 from node.exchanges.session import fresh_nonce
 from node.exits import Exit
 from node.hwbind import evidence, fingerprint, keys
@@ -44,7 +46,8 @@ from protocol.encoding import sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence, KeyEvidence, PcrQuote
 from protocol.ids import AirgapRequestId, make_id
 from protocol.limits import HELD_GENERATION_MAX
-from protocol.messages.activation import ActivationFile
+from protocol.messages.activation import ActivationFile, TrustPin
+from protocol.messages.recovery import RecoveryClaim
 from protocol.signed.statements import LEASE_VERSION
 
 TASK = "make a request"
@@ -122,48 +125,127 @@ async def activation_request(
     and errors are those of `refresh_request`. Raises NoChip without a TPM.
     """
     file, file_sha256 = given
-    created_at = file.created_at if file.created_at.tzinfo is not None else file.created_at.replace(tzinfo=UTC)
-    state.start_time(first_floor(BUILT_AT, created_at), None, machine_clocks(clock))
+    wanted = _Wanted(
+        kind="activate",
+        name=file_sha256,
+        repository_url=file.repository_url,
+        pin=file.pin,
+        known_at=_aware(file.created_at),
+        code=file.code,
+    )
+    return await _enrolment_request(state, tpm, wanted, clock, new=new, development=development)
+
+
+async def recovery_request(
+    state: State,
+    tpm: Tpm,
+    claim: RecoveryClaim,
+    clock: Clock,
+    *,
+    source: Source | None = None,
+    code: str = "",
+    new: bool = False,
+    development: bool = False,
+) -> StoredRequest:
+    """The outstanding request for a recovery with this claim, or a new one.
+
+    Args:
+        state: the state directory, which the caller owns.
+        tpm: the TPM.
+        claim: what the machine says about the node that it was.
+        clock: the wall clock.
+        source: the cloud that a file names; None uses the stored trust.
+        code: a recovery code in its canonical form, or "".
+        new: abandon an outstanding request.
+        development: the agent runs in development mode.
+
+    Raises TrustNeeded without a source and a stored trust; NoChip, RequestOutstanding, AirgapRefused, StateError,
+    TpmError.
+    """
+    origin = published.origin(state.directory) if source is None else (source.repository_url, source.pin)
+    if origin is None:
+        raise TrustNeeded(f"cannot {TASK}: the published trust is lost, and no file names the cloud")
+    known = [BUILT_AT]
+    known += [] if source is None else [_aware(source.created_at)]
+    known += [] if claim.last_ran_at is msgspec.UNSET else [claim.last_ran_at]
+    name = sha256_hex(code.encode() + claim.node.encode())
+    wanted = _Wanted(
+        kind="recover",
+        name=name,
+        repository_url=origin[0],
+        pin=origin[1],
+        known_at=max(known),
+        code=code,
+        recovery=claim,
+    )
+    return await _enrolment_request(state, tpm, wanted, clock, new=new, development=development)
+
+
+class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """An activation or a recovery. `name` is the SHA-256 (hex) of what the user gave: another one is another request.
+
+    `known_at` is a time that has passed.
+    """
+
+    kind: Literal["activate", "recover"]
+    name: str
+    repository_url: str
+    pin: TrustPin
+    known_at: datetime
+    code: str
+    recovery: RecoveryClaim | None = None
+
+
+async def _enrolment_request(
+    state: State, tpm: Tpm, wanted: _Wanted, clock: Clock, *, new: bool, development: bool
+) -> StoredRequest:
+    """The outstanding request for this activation or recovery, or a new one with new keys."""
+    state.start_time(first_floor(BUILT_AT, wanted.known_at), None, machine_clocks(clock))
     store = AirgapStore(state.directory)
     record = store.load()
     held = held_generation(state)
-    stored = None if new else _outstanding(record, state.time.high(), "activate")
+    stored = None if new else _outstanding(record, state.time.high(), wanted.kind)
     if stored is not None and stored.activation and stored.generation == held:
-        if stored.activation.file_sha256 == file_sha256:
+        if stored.activation.file_sha256 == wanted.name:
             return stored
-        raise RequestOutstanding(
-            f"cannot {TASK}: the request {_named(stored)} for another activation file is outstanding"
-        )
+        what = "activation file" if wanted.kind == "activate" else "recovery code or node"
+        raise RequestOutstanding(f"cannot {TASK}: the request {_named(stored)} for another {what} is outstanding")
     chip = await _chip(tpm)
-    trusted = _trust_of(state, file)
+    trusted = _trust_of(state, wanted.pin)
     made = msgspec.structs.replace(
-        _begun("activate", chip.node_key, state.time, chip.clock),
+        _begun(wanted.kind, chip.node_key, state.time, chip.clock),
         csr=chip.csr,
-        pin=file.pin,
+        pin=wanted.pin,
         trust_version=trusted.version if trusted else 0,
         root_version=published.root_version(state.directory) if trusted else 0,
         held_generation=held,
         endorsement=chip.endorsement,
         receipt=record.receipt or None,
         development=development,
+        recovery=wanted.recovery,
     )
-    made = msgspec.structs.replace(made, code=prove_code(file.code, made.request, made.public_key))
+    proves = wanted.kind == "activate"
+    code = prove_code(wanted.code, made.request, made.public_key) if proves else wanted.code
+    made = msgspec.structs.replace(made, code=code)
     body = wire.body_of(made)
     signed = wire.signed_bytes(body, made.request, chip.node_key.public_key())
     signature, key, quote = await tpm.run(partial(_proved, chip=chip, signed=signed, body=body))
-    eks = (chip.endorsement.ek_public, *(other.ek_public for other in chip.endorsement.others))
     activation = StoredActivation(
-        file_sha256=file_sha256,
-        file_created_at=created_at,
-        repository_url=file.repository_url,
-        pin=file.pin,
+        file_sha256=wanted.name,
+        file_created_at=wanted.known_at,
+        repository_url=wanted.repository_url,
+        pin=wanted.pin,
         ak=chip.ak,
         node_key=chip.node_key,
-        eks=eks,
+        eks=(chip.endorsement.ek_public, *(other.ek_public for other in chip.endorsement.others)),
     )
     carried = wire.assembled(body, signed, signature, key, quote)
     to_store = msgspec.structs.replace(_stored_request(made, carried, state.time, held), activation=activation)
     return await _stored(store, record, to_store)
+
+
+def _aware(at: datetime) -> datetime:
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def held_generation(state: State) -> int:
@@ -221,11 +303,11 @@ def _proved(esys: Esys, chip: _Chip, signed: bytes, body: bytes) -> tuple[bytes,
     return signature, key, evidence.pcr_quote(esys, chip.ak, certified)
 
 
-def _trust_of(state: State, file: ActivationFile) -> published.TrustSet | None:
-    """The stored trust, if it started from the file's pin. Otherwise the answer has to begin at the pin."""
+def _trust_of(state: State, pin: TrustPin) -> published.TrustSet | None:
+    """The stored trust, if it started from this pin. Otherwise the answer has to begin at the pin."""
     with suppress(StateError, published.TrustError):
         trusted = published.load(state.directory)
-        return trusted if trusted.pin == file.pin else None
+        return trusted if trusted.pin == pin else None
     return None
 
 

@@ -73,6 +73,14 @@ def _request_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--file", type=Path, metavar="FILE", help="activate this machine: the activation file of `cascade code create`"
     )
+    command.add_argument(
+        "--recover",
+        action="store_true",
+        help="ask for a recovery of this machine's node; --file then names the cloud, if the published trust is lost",
+    )
+    command.add_argument(
+        "--code-file", metavar="FILE", help="with --recover: the file with the recovery code; - reads the input"
+    )
     command.add_argument("--out", type=Path, metavar="FILE", help="write the request to this file (mode 0600)")
     form = command.add_mutually_exclusive_group()
     form.add_argument(

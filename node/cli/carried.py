@@ -16,18 +16,21 @@ import msgspec
 
 from node.airgap.answers import Imports
 from node.airgap.errors import AirgapRefused
-from node.airgap.requests import TASK, activation_request, refresh_request
+from node.airgap.requests import TASK, activation_request, recovery_request, refresh_request
 from node.airgap.store import StoredRequest
+from node.cli.recover import read_code
 from node.cli.show import emit, human_license, print_document
 from node.clock import utc_now
 from node.config import Config
 from node.disk.boot import BootRecord
 from node.errors import NodeError
-from node.exchanges.activation_file import read_activation_file
+from node.exchanges.activation_file import read_activation_file, read_recovery_source
+from node.exchanges.recovery import Source, look
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
 from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
+from node.licensing.situation import plan
 from node.local import client
 from node.local.documents import LicenseDocument, RequestDocument, license_document
 from node.local.messages import PATH_IMPORT
@@ -36,6 +39,7 @@ from node.state import State
 from protocol.airgap.errors import AirgapError, DocumentTooLarge
 from protocol.airgap.forms import printed, qr_text, read_request
 from protocol.limits import AIRGAP_CARRIED_BYTES_MAX
+from protocol.messages.recovery import RecoveryClaim
 
 WithState = Callable[..., Awaitable[Any]]
 """Runs work with the state directory and the TPM: `node.cli.main._with_state`."""
@@ -129,7 +133,7 @@ def _draw(text: str, out: Path | None) -> None:
 async def request(config: Config, args: argparse.Namespace, with_state: WithState) -> int:
     """Make a request, or show the outstanding one. Raises NodeError, TpmError."""
     document = None
-    if args.file is None:
+    if args.file is None and not args.recover:
         path = "/v1/requests/new" if args.new else "/v1/requests"
         with suppress(client.AgentAbsent):
             reply = await client.request(config.socket, "POST", path, seconds_max=COMMAND_SECONDS_MAX)
@@ -145,21 +149,69 @@ async def request(config: Config, args: argparse.Namespace, with_state: WithStat
 
 
 async def _own_request(config: Config, args: argparse.Namespace, with_state: WithState) -> dict[str, Any]:
-    """A request without a running agent: for an activation with `--file`, otherwise for the licence in force."""
+    """A request without a running agent: for an activation, for a recovery, or for the licence in force."""
     # Before the state directory is made: a refused file changes nothing.
-    given = None if args.file is None else read_activation_file(args.file)
-    development = config.mode == "development"
+    given = None if args.file is None or args.recover else read_activation_file(args.file)
+    recovers = _Recovers.of(args) if args.recover else None
+    flags = {"new": args.new, "development": config.mode == "development"}
 
     async def work(state: State, tpm: Tpm) -> StoredRequest:
+        boot = BootRecord(config.socket.parent)
         if given is not None:
-            return await activation_request(state, tpm, given, utc_now, new=args.new, development=development)
-        hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)
+            return await activation_request(state, tpm, given, utc_now, **flags)
+        if recovers is not None:
+            claim = await recovers.claim(state, tpm, boot)
+            return await recovery_request(
+                state, tpm, claim, utc_now, source=recovers.source, code=recovers.code, **flags
+            )
+        hardware = HardwareCheck(tpm, boot, state.conditions)
         licence = state.load_licence(hardware, machine_clocks())
         await licence.check_hardware()
-        return await refresh_request(state, licence, tpm, new=args.new, development=development)
+        return await refresh_request(state, licence, tpm, **flags)
 
-    stored = await with_state(config, work, creates=given is not None)
+    stored = await with_state(config, work, creates=given is not None or recovers is not None)
     return dict(msgspec.to_builtins(request_document(stored)))
+
+
+class NoRecovery(NodeError):
+    """The machine needs no recovery, or a recovery does not help it."""
+
+    exit = Exit.USAGE
+    code = "recovery_not_needed"
+    next = "Run `cascadia recover`, which says what this machine needs. Without `--recover` a request asks for the licence."
+
+
+class _Recovers(msgspec.Struct, frozen=True):
+    """What the person gave for a recovery: the cloud of a file, a recovery code or "", the id of a node or ""."""
+
+    source: Source | None
+    code: str
+    node: str
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "_Recovers":
+        """Read the options. Raises CodeUnusable, ActivationFileInvalid."""
+        code = read_code(args.code_file) if args.code_file is not None else ""
+        if args.file is None:
+            return cls(None, code, "")
+        file = read_recovery_source(args.file)
+        source = Source(file.repository_url, file.pin, file.created_at)
+        if file.node is msgspec.UNSET:
+            return cls(source, code, "")
+        return cls(source, code or file.code, file.node)
+
+    async def claim(self, state: State, tpm: Tpm, boot: BootRecord) -> RecoveryClaim:
+        """What this machine says about the node that it was. Raises NoRecovery."""
+        found = (await look(state, tpm, boot, utc_now, self.node)).found
+        way = plan(found, has_code=bool(self.code))
+        if way.situation is None:
+            raise NoRecovery(f"cannot ask for a recovery: this machine needs {way.needs}")
+        return RecoveryClaim(
+            node=found.node,
+            statement=found.statement,
+            situation=way.situation,
+            last_ran_at=found.last_ran_at or msgspec.UNSET,
+        )
 
 
 async def import_answer(config: Config, args: argparse.Namespace, with_state: WithState) -> int:

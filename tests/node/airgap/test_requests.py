@@ -7,14 +7,22 @@ import msgspec
 import pytest
 
 from node.airgap.errors import NoChip, RequestOutstanding
-from node.airgap.requests import NothingToRefresh, activation_request, held_generation, refresh_request
+from node.airgap.requests import (
+    NothingToRefresh,
+    activation_request,
+    held_generation,
+    recovery_request,
+    refresh_request,
+)
 from node.airgap.store import AirgapStore, StoredRequest
+from node.exchanges.recovery import Source, TrustNeeded
 from node.hwbind import keys
 from node.hwbind.tpm import Tpm
 from node.licensing.licence import Licence
 from protocol.airgap.forms import printed, qr_text, read_request
 from protocol.airgap.request import REQUEST_LIFE, OpenedRequest, open_request
 from protocol.airgap.text import qr_bytes_max
+from protocol.messages.recovery import RecoveryClaim
 from tests.node.airgap.conftest import Site, activation_file, install_trust
 from tests.node.shells import apply, identity
 from tests.simulators.carried_answers import Answerer
@@ -133,3 +141,28 @@ async def test_without_a_tpm_or_a_generation_there_is_no_request(empty: Site, si
     licence._confirmed = False
     with pytest.raises(NothingToRefresh):
         await refresh_request(site.state, licence, site.tpm)
+
+
+async def test_a_recovery_says_which_node_the_machine_was(site: Site, operators: Answerer, quiet: Fabric) -> None:
+    """The published trust in the state directory names the cloud."""
+    licence = await licence_of(site)
+    claim = RecoveryClaim(node=NODE, statement=licence.presented, situation="tpm-cleared")
+    stored = await recovery_request(site.state, site.tpm, claim, utc_now, code="0" * 24)
+    request = opened(stored).request
+    assert (request.kind, request.recovery, request.code) == ("recover", claim, "0" * 24)
+    assert (request.held_generation, request.root_version) == (1, 1)
+    assert await recovery_request(site.state, site.tpm, claim, utc_now, code="0" * 24) == stored
+    with pytest.raises(RequestOutstanding, match="for another recovery code or node"):
+        await recovery_request(site.state, site.tpm, claim, utc_now, code="1" * 24)
+    recovered = await site.receive(operators.answer(stored.file))
+    assert (recovered.identity.generation, recovered.verdict().state) == (2, "active")
+
+
+async def test_a_recovery_without_trust_needs_a_file(empty: Site, operators: Answerer) -> None:
+    claim = RecoveryClaim(situation="reinstalled")
+    with pytest.raises(TrustNeeded):
+        await recovery_request(empty.state, empty.tpm, claim, utc_now)
+    file, _ = activation_file(operators)
+    source = Source(file.repository_url, file.pin, file.created_at)
+    stored = await recovery_request(empty.state, empty.tpm, claim, utc_now, source=source)
+    assert (await empty.receive(operators.answer(stored.file))).verdict().state == "active"
