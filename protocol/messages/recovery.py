@@ -37,7 +37,7 @@ class RecoveryClaim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Last stored statement of the node, as a JWS. It names the node. Empty if the machine has none."""
     situation: Situation
     """What the machine itself found. The cloud judges by the proof."""
-    last_ran_at: datetime | msgspec.UnsetType = msgspec.UNSET
+    last_ran_at: Annotated[datetime, msgspec.Meta(tz=True)] | msgspec.UnsetType = msgspec.UNSET
     """Trusted time at which the machine last ran, from its state directory. Absent if the directory is lost."""
 
 

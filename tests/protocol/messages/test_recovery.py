@@ -18,7 +18,8 @@ def test_a_start_without_a_claim_has_the_bytes_of_before() -> None:
 
 def test_a_claim_refuses_unknown_fields_and_situations() -> None:
     assert json_decode(b'{"situation":"reinstalled"}', RecoveryClaim) == RecoveryClaim(situation="reinstalled")
-    for text in (b'{"situation":"stolen"}', b"{}", b'{"situation":"reinstalled","chip":"x"}'):
+    naive = b'{"situation":"reinstalled","last_ran_at":"2026-11-30T12:00:00"}'
+    for text in (b'{"situation":"stolen"}', b"{}", b'{"situation":"reinstalled","chip":"x"}', naive):
         with pytest.raises(msgspec.ValidationError):
             json_decode(text, RecoveryClaim)
 
