@@ -211,7 +211,9 @@ class Enrolment:
         try:
             ak = await tpm.run(keys.create_ak)
         except TpmAbsent as error:
-            error.advice = f"{error.advice} {software.WITHOUT_TPM}"
+            recovers = right.recovery is not msgspec.UNSET
+            step = software.RECOVERS_WITHOUT_TPM if recovers else software.WITHOUT_TPM
+            error.advice = f"{error.advice} {step}"
             raise
         node_key = await tpm.run(keys.create_node_key)
         endorsement = await challenge.endorse(tpm, ak)

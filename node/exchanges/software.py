@@ -47,7 +47,8 @@ WITHOUT_TPM = (
     "If this machine has no TPM and your vendor admits that, run `cascadia activate FILE --software`; the licence then "
     "has shorter dates."
 )
-"""Texts for the user of `cascadia activate`, with and without --software."""
+RECOVERS_WITHOUT_TPM = "If this machine never had a TPM, run `cascadia recover --software`."
+"""Texts for the user of `cascadia activate` and `cascadia recover`, with and without --software."""
 
 
 async def begin(

@@ -17,7 +17,7 @@ from protocol.codes import make_recovery_code
 from tests.system.support.harness import Plan
 from tests.system.support.software_machine import NO_TPM, hardware
 
-OK, NEEDS_FILE, REFUSED, REVOKED, WAITS = 0, 2, 77, 81, 88
+NEEDS_FILE, REFUSED, REVOKED, SUSPENDED, TPM, WAITS = 2, 77, 81, 82, 87, 88
 
 
 class Place:
@@ -150,7 +150,7 @@ def reinstalled_with_a_file(place: Place) -> None:
 
 
 def reinstalled_and_approved(place: Place) -> None:
-    """The disk was lost, and nobody has a code: the machine names its node and proves its chip. A person approves."""
+    """The disk was lost, and there is no code: the machine names its node and proves its chip. A person approves."""
     machine, node = place.activated()
     shutil.rmtree(machine.state)
     unnamed = machine.run("recover", "--no-wait", "--file", str(place.file), expect=REFUSED)
@@ -319,6 +319,46 @@ def wrong_machine(place: Place) -> None:
     place.check_seats()
 
 
+def suspended_then_paid(place: Place) -> None:
+    """A suspension is no recovery. The command asks the cloud, and finds the licence again after the payment."""
+    machine, node = place.activated()
+    place.cloud.run("node", "suspend", node, "--reason", "unpaid")
+    # The stored lease is current, so the command would not ask. An agent hears the suspension.
+    machine.run("renew", expect=SUSPENDED)
+    shown = machine.run("recover", expect=SUSPENDED)
+    assert (shown["outcome"], shown["license"]["state"]) == ("renewed", "suspended")
+    assert "its gate is closed: the cloud has suspended the licence" in shown["sentence"]
+    place.cloud.run("node", "resume", node, "--reason", "paid")
+    assert machine.run("recover")["outcome"] == "renewed"
+    place.check(machine, node, 1)
+
+
+def revoked(place: Place) -> None:
+    """A revoked node with a cleared chip and a code: the command says that a recovery does not undo a revocation."""
+    machine, node = place.activated()
+    code = place.code("--node", node)
+    place.cloud.run("node", "revoke", node, "--reason", "table")
+    machine.run("renew", expect=REVOKED)
+    place.chips[0].clear()
+    shown = place.refused(machine, "--code-file", str(code), outcome="revoked", expect=REVOKED)
+    assert shown["sentence"] == f"Node {node} is revoked, and a recovery does not undo a revocation."
+    assert not place.cloud.rows("fabric", "SELECT id FROM recovery_case")
+
+
+def tpm_away(place: Place) -> None:
+    """A TPM that does not answer is no recovery: the cause is named, and no case is opened."""
+    machine, node = place.activated()
+    code = place.code("--node", node)
+    place.chips[0].stop_resource_manager()
+    try:
+        shown = place.refused(machine, "--code-file", str(code), outcome="tpm-absent", expect=TPM)
+    finally:
+        place.chips[0].restart_resource_manager()
+    assert "may be intact, and needs no recovery" in shown["sentence"]
+    assert not place.cloud.rows("fabric", "SELECT id FROM recovery_case")
+    place.check(machine, node, 1)
+
+
 def _without_tpm(place: Place, name: str, parts: int = 1) -> Machine:
     """A machine without a TPM, of this board and disk."""
     machine = place.machine(name, parts=parts)
@@ -375,6 +415,9 @@ ROWS: dict[str, Callable[[Place], None]] = {
         code_of_another_node,
         revoked_meanwhile,
         wrong_machine,
+        suspended_then_paid,
+        revoked,
+        tpm_away,
         software_reinstalled,
         software_parts_replaced,
     )
