@@ -20,7 +20,8 @@ from tests.cloud.fabric.support import ALICES_TOKEN, Machine, World, copied, pla
 from tests.cloud.fabric.wire import Cloud, cloud_at
 
 
-async def _initialise(directory: Path) -> None:
+async def initialise_home(directory: Path) -> None:
+    """Make an installation as `cascade init` does, with Alice's token. The directory has the passphrase."""
     ca = await initialise_breakwater(breakwater_plan(directory), lambda: START)
     await initialise(plan_for(directory, (ca.root, ca.nodes_ca, ca.services_ca)), lambda: START)
     async with open_database("fabric", directory / "fabric" / "database.sqlite") as engine:
@@ -32,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory that `cascade init` has made."""
     directory = tmp_path_factory.mktemp("cloud")
     write_secret(directory / "passphrase", PASSPHRASE)
-    asyncio.run(_initialise(directory))
+    asyncio.run(initialise_home(directory))
     return directory
 
 

@@ -153,6 +153,9 @@ class RecoveryCodeIssues:
             raise NotFound("no such recovery case")
         if row.state not in CODE_WANTED:
             raise Conflict(f"the case is {row.state}; it does not wait for a recovery code")
+        newest = await self.cases.latest(row.node)
+        if newest is not None and newest.id != row.id:
+            raise Conflict(f"the case {newest.id} of the same node was opened later; issue the code for that one")
         return row
 
     async def _usable_from(self, scope: _Scope, now: datetime) -> tuple[datetime, RecoveryCodeRow | None]:

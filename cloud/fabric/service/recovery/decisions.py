@@ -73,13 +73,14 @@ class CaseDecisions:
         """Approve a case. `by` is the id of the operator's token, `actor` the name for the audit. Returns the new row.
 
         A machine that runs on its grace lease gets an ordinary lease of the same generation. A machine that waits goes on
-        when it repeats its proof. A refused machine may ask again. Raises Conflict if the case is finished, or if the
-        node or the tenant does not admit the machine any more.
+        when it repeats its proof. A refused machine may ask again. Raises Conflict if the case is finished, if the node
+        has a later case, or if the node or the tenant does not admit the machine any more.
         """
         if case.state not in (*UNFINISHED, "refused"):
             raise Conflict(f"the case is {case.state}; it does not wait for a decision")
         if case.state in ("approved", "open"):
             raise Conflict(f"the case is {case.state} already; the machine has not confirmed yet")
+        await self._check_newest(case)
         node = await self._node(case)
         waiting = await self._admitted(case)
         now = self.now()
@@ -155,6 +156,12 @@ class CaseDecisions:
         if node is None:
             raise NotFound("the node of this case does not exist")
         return node
+
+    async def _check_newest(self, case: RecoveryCaseRow) -> None:
+        """Check that a later case of the node does not replace this one. Raises Conflict."""
+        newest = await self.cases.latest(case.node)
+        if newest is not None and newest.id != case.id:
+            raise Conflict(f"the case {newest.id} of the same node was opened later; decide about that one")
 
     async def _case_life(self, case: RecoveryCaseRow) -> timedelta:
         tenant = await self.tenants.find(case.tenant)

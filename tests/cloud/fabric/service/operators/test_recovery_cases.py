@@ -10,7 +10,7 @@ from cloud.fabric.store.rows import RecoveryCaseRow
 from cloud.http.guard import Operator
 from protocol.ids import RecoveryId, TenantId, make_id
 from tests.cloud.fabric.recovering import case_of, claim, replacement, waits
-from tests.cloud.fabric.service.recovery.support import CASES, new_case, new_node
+from tests.cloud.fabric.service.recovery.support import CASES, all_codes, new_case, new_node, one_code
 from tests.cloud.fabric.support import ALICE, Machine, World
 
 NOBODYS = RecoveryId(make_id("rcv", 99, bytes(10)))
@@ -99,3 +99,15 @@ async def test_a_revoked_token_decides_nothing(world: World) -> None:
 async def test_an_unknown_case_is_not_decided(world: World) -> None:
     with pytest.raises(NotFound):
         await world.parts.operators.recovery_decisions.decide(ALICE, NOBODYS, "approve", "")
+
+
+async def test_a_case_that_a_later_one_replaced_gets_neither_an_approval_nor_a_code(world: World) -> None:
+    node = await new_node(world)
+    refused = await new_case(world, node, state="refused")
+    later = await new_case(world, node, id=CASES[1])
+    with pytest.raises(Conflict, match=f"the case {later.id} of the same node was opened later"):
+        await world.parts.operators.recovery_decisions.decide(ALICE, refused.id, "approve", "")
+    with pytest.raises(Conflict, match=f"the case {later.id} of the same node was opened later"):
+        await one_code(world, case=refused.id)
+    assert await world.stores.recovery_cases.find(refused.id) == refused
+    assert await all_codes(world) == []
