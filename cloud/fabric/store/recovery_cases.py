@@ -23,6 +23,7 @@ _BY_ID = compiled(_CASE.select().where(RecoveryCase.id == param("id")))
 _LATEST = compiled(
     _CASE.select().where(RecoveryCase.node == param("node")).order_by(RecoveryCase.id, ascending=False).limit(1)
 )
+_UNFINISHED_OF_NODE = compiled(_CASE.select().where(RecoveryCase.node == param("node"), _IS_UNFINISHED).limit(1))
 _GRACES = compiled(
     RecoveryCase.select(RecoveryCase.opened_at, RecoveryCase.node)
     .where(
@@ -129,8 +130,9 @@ class RecoveryCaseStore:
         return _CASE.read_one(await self._engine.fetch_one(_BY_ID, id=case))
 
     async def latest(self, node: NodeId) -> RecoveryCaseRow | None:
-        """The newest case of a node. Every earlier case is finished."""
-        return _CASE.read_one(await self._engine.fetch_one(_LATEST, node=node))
+        """The unfinished case of a node, else its newest one. Ids of one millisecond have no order."""
+        unfinished = await self._engine.fetch_one(_UNFINISHED_OF_NODE, node=node)
+        return _CASE.read_one(unfinished or await self._engine.fetch_one(_LATEST, node=node))
 
     async def update(self, row: RecoveryCaseRow) -> None:
         """Write all columns that change. Call it in the transaction that read the row, with the key of its node."""

@@ -31,10 +31,12 @@ async def test_a_row_comes_back_as_it_went_and_changes(stores: Stores) -> None:
 
 async def test_the_latest_case_of_a_node_is_found(stores: Stores) -> None:
     for number, node in ((1, NODES[0]), (2, NODES[1]), (3, NODES[0])):
-        await stores.recovery_cases.insert(numbered(number, node=node))
+        await stores.recovery_cases.insert(numbered(number, node=node, state="lapsed"))
     latest = await stores.recovery_cases.latest(NODES[0])
     assert latest is not None
     assert latest.id == make_id("rcv", 3, bytes(10))
+    await stores.recovery_cases.update(numbered(1, state="approved"))
+    assert await stores.recovery_cases.latest(NODES[0]) == numbered(1, state="approved"), "it is not finished"
     assert await stores.recovery_cases.latest(NODES[3]) is None
 
 
