@@ -8,7 +8,7 @@ import pytest
 from cloud.breakwater.pkix.profiles import DEVICE_LIFE_MAX
 from cloud.fabric import schemas
 from cloud.fabric.licensing import statements
-from protocol.ids import NodeId, TenantId, make_id
+from protocol.ids import NodeId, RecoveryId, TenantId, make_id
 from protocol.limits import SEQ_JUMP_MAX, SEQ_MAX
 from protocol.signed.lease import check_lease
 from protocol.signed.statements import Entitlement, HardwareFloor, LeaseInvalid, Tier
@@ -169,3 +169,37 @@ def test_a_final_reason_has_a_limit() -> None:
 )
 def test_when_a_lease_is_signed_again(hours: float, due: bool) -> None:
     assert statements.lease_is_due(NOW, NOW + DAY, NOW + timedelta(hours=hours)) is due
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("until", "ends"),
+    [(timedelta(hours=72), timedelta(hours=72)), (timedelta(hours=2), timedelta(hours=2)), (90 * DAY, 60 * DAY)],
+)
+def test_a_grace_lease_has_one_end_not_later_than_its_own(version: int, until: timedelta, ends: timedelta) -> None:
+    case = RecoveryId(make_id("rcv", 1, bytes(10)))
+    subject = msgspec.structs.replace(
+        SUBJECT, version=version, node_key="3b" * 32 if version > 1 else "", recovery=case, grace_until=NOW + until
+    )
+    lease = statements.lease(subject, 7, NOW)
+    check_lease(lease)
+    assert lease.expires_at == lease.grace_until == lease.terminate_at == NOW + ends
+    assert lease.refresh_after <= lease.terminate_at
+    assert all(NOW < at < lease.terminate_at for at in lease.notify_at)
+    assert (lease.recovery == case) is (version > 1), "version 1 cannot name a case"
+
+
+def test_a_grace_lease_that_has_ended_grants_nothing_and_is_in_order() -> None:
+    lease = statements.lease(msgspec.structs.replace(SUBJECT, grace_until=NOW - DAY), 7, NOW)
+    check_lease(lease)
+    assert lease.terminate_at == NOW
+
+
+def test_the_end_of_a_recovery_case_is_a_fact_of_the_lease() -> None:
+    plain = msgspec.structs.replace(SUBJECT, version=2, node_key="3b" * 32)
+    grace = msgspec.structs.replace(plain, recovery=RecoveryId(make_id("rcv", 1, bytes(10))), grace_until=NOW + DAY)
+    assert statements.facts(grace) != statements.facts(plain)
+    assert statements.facts(msgspec.structs.replace(grace, grace_until=NOW)) == statements.facts(grace), "a date"
+    assert statements.facts(plain) == "42ca4ca09488b107d1a620a201db37369ddb18aa942ec5ea1f8b87b8456d4c2e", (
+        "the hash of earlier releases"
+    )

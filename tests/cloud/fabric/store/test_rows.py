@@ -7,7 +7,7 @@ from piccolo.table import Table
 from cloud.fabric import tables
 from cloud.fabric.store import rows
 from cloud.fabric.store.rows import generation_id
-from tests.cloud.fabric.store.support import NODES
+from tests.cloud.fabric.store.support import NODES, generation, node
 
 
 def test_the_key_of_a_generation_names_node_and_number() -> None:
@@ -42,3 +42,14 @@ def test_a_row_has_the_columns_of_its_table(row: type[msgspec.Struct]) -> None:
 
 def test_every_row_has_its_table() -> None:
     assert set(TABLES) == {kind for name, kind in vars(rows).items() if name.endswith("Row")}
+
+
+def test_an_offered_generation_says_itself_whether_the_machine_has_a_tpm() -> None:
+    """A machine has gained or lost its TPM. The node has the tier of the generation in force until the confirm."""
+    offered = generation(state="offered", ak_public=b"key", node_public_key=b"key")
+    with_tpm = generation(state="offered", ak_public=b"ak", node_public_key=b"key")
+    for tier in ("attested", "software"):
+        assert rows.without_tpm(node(tier=tier), offered)
+        assert not rows.without_tpm(node(tier=tier), with_tpm)
+    assert rows.without_tpm(node(tier="software"), generation(state="confirmed"))
+    assert not rows.without_tpm(node(tier="attested"), generation(state="confirmed"))
