@@ -244,7 +244,6 @@ async def test_an_overtaken_session_is_judged_also_after_a_busy_database(
     assert after.current.number == before.current.number + 1
 
 
-@pytest.mark.parametrize("databases", ENGINES, indirect=True)
 async def test_the_second_restore_of_a_period_waits_for_an_operator(world: World, box: Box) -> None:
     """The machine runs to the dates of the node's last lease. Each step has one audit entry."""
     snapshot = box.copy()
