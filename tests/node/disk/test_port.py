@@ -30,6 +30,7 @@ PATH_CALLS = frozenset(
 
 ELSEWHERE: dict[str, tuple[set[str], str]] = {
     "node/config.py": (set(), "the settings file, before there is a state"),
+    "node/cli/carried.py": (set(), "the files that a person carries to a machine without a network"),
     "node/cli/show.py": ({"os.open", "os.dup2", "os.close"}, "standard output, after the reader of a pipe has gone"),
     "node/hwbind/link.py": ({"os.open", "os.close", "os.read", "os.write", "DeviceLink.open"}, "the TPM's device"),
     "node/link/transport.py": ({"os.memfd_create", "os.fdopen", "os.close"}, "a session key in memory, for `ssl`"),

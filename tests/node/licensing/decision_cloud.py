@@ -17,6 +17,7 @@ from node.exchanges.session import Credentials, Held, OpenedSession, SessionRefu
 from node.hwbind import counter, keys
 from node.hwbind.fingerprint import Components, Reasons, fingerprint
 from node.hwbind.keys import WrappedKey, key_hash
+from node.licensing.licence import Licence
 from node.link import api
 from node.link.certificates import CertificateOutOfTime, Window
 from node.trust.published import TrustSet
@@ -269,8 +270,9 @@ class Cloud:
             self._renewals[proof] = Renewed(chain_of(public, generation))
         return self._renewals[proof]
 
-    async def make_proof(self, _renewal: DeviceRenewal, identity: Identity, *, rekey: bool) -> PendingRenewal:
+    async def make_proof(self, _renewal: DeviceRenewal, licence: Licence, *, rekey: bool) -> PendingRenewal:
         """In the place of a renewal's exchange before its proof is stored."""
+        identity = licence.identity
         key = self.another_key() if rekey else identity.node_key
         nonce = fresh_nonce()
         self.ask(lambda: None)
