@@ -54,7 +54,8 @@ from protocol.airgap.answer import (
     receipt_of,
 )
 from protocol.airgap.errors import AirgapError, AnswerOutdated, AnswerUnverified, SealUnopened
-from protocol.airgap.forms import read_answer
+from protocol.airgap.forms import read_answer, read_request
+from protocol.airgap.request import open_request
 from protocol.endorsement import name_of
 from protocol.faults import fault_point
 from protocol.limits import CONFIRM_WITHIN
@@ -165,7 +166,8 @@ class Imports:
         file, state = carried.file, self.state
         staged = None
         if file.trust:
-            staged = await published.stage_files(file.trust, *origin, state.directory, clock=state.time.low)
+            at = min(state.time.low(), _asked_at(carried.stored))
+            staged = await published.stage_files(file.trust, *origin, state.directory, clock=lambda: at)
         trusted = held if staged is None else staged.value
         if trusted is None:
             raise AnswerUnverified("it has no published trust, and this machine has none that begins at the same pin")
@@ -319,6 +321,15 @@ class Imports:
 def _is_by(stored: StoredRequest, identity: Identity | None) -> bool:
     """Whether the node key of the identity made the request."""
     return identity is not None and stored.outstanding.node_key_sha256 == keys.key_hash(identity.node_key.public_key())
+
+
+def _asked_at(stored: StoredRequest) -> datetime:
+    """The time that had surely passed when the request was made.
+
+    The files of the trust in an answer are judged at this time. They were collected later, and their shortest life is
+    shorter than a journey may take. The files can still not be older than those that the node has.
+    """
+    return open_request(read_request(stored.file)).request.clock.low
 
 
 def _latest_now(stored: StoredRequest, at: datetime, valid_until: datetime, boot_seconds: float) -> datetime:

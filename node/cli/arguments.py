@@ -79,6 +79,9 @@ def _request_arguments(command: argparse.ArgumentParser) -> None:
         help="ask for a recovery of this machine's node; --file then names the cloud, if the published trust is lost",
     )
     command.add_argument(
+        "--node", metavar="NODE", help="with --recover: the id of the node that this machine was, if its state is lost"
+    )
+    command.add_argument(
         "--code-file", metavar="FILE", help="with --recover: the file with the recovery code; - reads the input"
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="write the request to this file (mode 0600)")

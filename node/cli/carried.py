@@ -18,7 +18,7 @@ from node.airgap.answers import Imports
 from node.airgap.errors import AirgapRefused
 from node.airgap.requests import TASK, activation_request, recovery_request, refresh_request
 from node.airgap.store import StoredRequest
-from node.cli.recover import read_code
+from node.cli.recover import check_node, read_code
 from node.cli.show import emit, human_license, print_document
 from node.clock import utc_now
 from node.config import Config
@@ -190,15 +190,16 @@ class _Recovers(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "_Recovers":
-        """Read the options. Raises CodeUnusable, ActivationFileInvalid."""
+        """Read the options. Raises CodeUnusable, NodeUnknown, ActivationFileInvalid."""
         code = read_code(args.code_file) if args.code_file is not None else ""
-        if args.file is None:
-            return cls(None, code, "")
-        file = read_recovery_source(args.file)
-        source = Source(file.repository_url, file.pin, file.created_at)
-        if file.node is msgspec.UNSET:
-            return cls(source, code, "")
-        return cls(source, code or file.code, file.node)
+        node, source = args.node or "", None
+        if args.file is not None:
+            file = read_recovery_source(args.file)
+            source = Source(file.repository_url, file.pin, file.created_at)
+            if file.node is not msgspec.UNSET:
+                code, node = code or file.code, node or file.node
+        check_node(node)
+        return cls(source, code, node)
 
     async def claim(self, state: State, tpm: Tpm, boot: BootRecord) -> RecoveryClaim:
         """What this machine says about the node that it was. Raises NoRecovery."""

@@ -79,6 +79,15 @@ def read_code(path: str) -> str:
     return _canonical(raw.decode(errors="replace"))
 
 
+def check_node(node: str) -> None:
+    """Check that a text is the id of a node, or empty. Raises NodeUnknown."""
+    if node:
+        try:
+            parse_id("node", node)
+        except IdError as error:
+            raise NodeUnknown(f"cannot use {shown(node)} as the id of a node: {error}") from error
+
+
 def _canonical(text: str) -> str:
     try:
         return parse_recovery_code(text)
@@ -112,11 +121,7 @@ async def run(config: Config, args: argparse.Namespace, opened: Opened) -> int:
     node = args.node or ""
     if source is not None and source.node is not msgspec.UNSET:
         code, node = code or source.code, node or source.node
-    if node:
-        try:
-            parse_id("node", node)
-        except IdError as error:
-            raise NodeUnknown(f"cannot use {shown(node)} as the id of a node: {error}") from error
+    check_node(node)
     document = await _with_agent(config, has_code=bool(code))
     if document is None:
         asked = Asked(

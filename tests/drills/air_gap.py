@@ -252,7 +252,7 @@ def a_reinstalled_machine_recovers_by_file(site: Site) -> None:
     """The state directory is lost. The file of the first activation names the cloud; an operator decides the case."""
     shutil.rmtree(site.machine.state)
     code = site.cloud.code(site.tenant)
-    request = site.ask("--recover", "--file", str(code))
+    request = site.ask("--recover", "--node", site.node, "--file", str(code))
     waits = site.cloud.run("airgap", "answer", str(request), expect=75)["error"]
     case = re.search(r"rcv_\w+", waits["text"])
     assert waits["code"] == "approval_needed", waits

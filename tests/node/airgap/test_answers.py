@@ -161,6 +161,23 @@ async def test_a_root_rotation_that_was_slept_through_is_carried(
     assert site.start().trust.value.version == before + 1
 
 
+async def test_an_answer_may_travel_longer_than_the_timestamp_of_its_trust_lives(
+    site: Site, operators: Answerer
+) -> None:
+    operators.repository.replace(operators.targets(), utc_now())
+    answer = operators.answer(await ask(site))
+    licence = site.start()
+    await licence.check_hardware()
+    licence.time.passed(utc_now() + timedelta(days=10))
+    await site.imports().into(licence, answer)
+    assert licence.trust.value.version == 2
+    # A request that was made after the end of the timestamp gets no such trust.
+    operators.repository.replace(operators.targets(), utc_now())
+    data = (await refresh_request(site.state, licence, site.tpm)).file
+    with pytest.raises(TrustError, match="expired"):
+        await site.imports().into(licence, operators.answer(data, utc_now() + timedelta(days=10)))
+
+
 async def test_a_trust_older_than_ours_is_refused_by_name(site: Site, operators: Answerer) -> None:
     stale = Answerer(operators.fabric)
     stale.repository = operators.repository

@@ -2,15 +2,23 @@
 
 import io
 import sys
+from argparse import Namespace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from node.airgap.errors import AirgapRefused
+from node.cli import carried
 from node.cli.carried import FileUnusable, QrUnavailable, hand_out, read_carried
+from node.cli.recover import NodeUnknown
+from node.exchanges.recovery import Source
 from protocol.airgap.forms import read_request, to_file
+from protocol.codes import make_secret
+from protocol.encoding import json_encode
 from protocol.limits import AIRGAP_CARRIED_BYTES_MAX
-from tests.protocol.airgap.examples import a_request, signed_request
+from protocol.messages.activation import ActivationFile, TrustPin
+from tests.protocol.airgap.examples import NODE, a_request, signed_request
 
 FILE = to_file(signed_request(a_request())).decode()
 REQUEST = read_request(FILE.encode())
@@ -72,3 +80,15 @@ def test_the_input_is_read_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(sys, "stdin", Input())
     assert len(read_carried("-")) == AIRGAP_CARRIED_BYTES_MAX + 1
+
+
+def test_a_recovery_takes_node_and_cloud_from_its_options(tmp_path: Path) -> None:
+    file = tmp_path / "activation.json"
+    at = datetime(2026, 11, 30, tzinfo=UTC)
+    pin = TrustPin(1, "0" * 64)
+    file.write_bytes(json_encode(ActivationFile(1, "http://a.example", pin, make_secret("cac", bytes(20)), at)))
+    given = Namespace(file=file, node=NODE, code_file=None)
+    assert carried._Recovers.of(given) == carried._Recovers(Source("http://a.example", pin, at), "", NODE)
+    assert carried._Recovers.of(Namespace(file=None, node=None, code_file=None)) == carried._Recovers(None, "", "")
+    with pytest.raises(NodeUnknown):
+        carried._Recovers.of(Namespace(file=None, node="node_1", code_file=None))
