@@ -66,7 +66,7 @@ def test_recovery_codes_round_trip_in_every_way_of_writing(entropy: bytes) -> No
         assert parse_recovery_code(written) == code
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(RECOVERY_ENTROPY)
 def test_every_wrong_letter_and_every_swap_of_neighbours_is_noticed(entropy: bytes) -> None:
     """All of them for each code: 24 places with 31 other letters, and 23 swaps. The check is linear: few codes suffice."""
