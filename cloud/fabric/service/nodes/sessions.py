@@ -44,7 +44,7 @@ from cloud.fabric.service.ports import Now
 from cloud.fabric.service.published_trust.session_ends import SessionEnds
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.store.nodes import NodeStore, Seen
-from cloud.fabric.store.rows import GenerationRow, NodeRow, without_tpm
+from cloud.fabric.store.rows import FIRST_EPOCH, GenerationRow, NodeRow, without_tpm
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from protocol.encoding import sha256_hex
 from protocol.limits import NONCE_LIFE
@@ -63,7 +63,10 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Reconstructs(Protocol):
-    """Port: makes the rows of a node that the database has lost."""
+    """Port: makes the rows of a node that the database has lost. `epoch` is the installation's epoch."""
+
+    @property
+    def epoch(self) -> int: ...
 
     async def take_up(self, shown: Shown) -> None:
         """Write the rows that `shown` proves. Raises NodeUnknown, CertificateRefused, IssuerUnavailable."""
@@ -185,7 +188,9 @@ class Sessions:
             except NodeUnknown:
                 raise error from None
             return await self._known(device)
-        if node.reconstructed_at is not None and await self.reconstruction.is_revoked(_serial(body)):
+        # Rows of a restored database may be older than the revocation.
+        may_be_older = node.reconstructed_at is not None or self.reconstruction.epoch > FIRST_EPOCH
+        if may_be_older and await self.reconstruction.is_revoked(_serial(body)):
             raise CertificateRefused("the device certificate is in an imported CRL")
         return node, generation
 

@@ -182,3 +182,18 @@ async def test_the_attestation_key_comes_back_with_the_next_evidence(home: Path,
         await renew(one, new_key())
         assert (await world.generation(one.node, 1)).ak_public == one.evidence().ak_public
         await renew(one, new_key())
+
+
+async def test_a_node_in_an_imported_crl_gets_no_session_after_a_restore(home: Path, databases: Path) -> None:
+    """The node was revoked after the backup and shows the lease of before. Its row is active again."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        revoked, other = await joined(world, "ek", "second ek")
+        await restore_fabric(world, await fabric_backup(world))
+    async with world_at(home, databases, clock, first=False) as world:
+        revoked.world = other.world = world
+        await world.parts.restored.rebuilds.import_closed(ALICE, ImportClosed((), (serial_of(revoked),)))
+        with pytest.raises(errors.CertificateRefused):
+            await revoked.session()
+        assert (await other.session()).current.statement
+        assert (await world.node(revoked.node)).standing == "active"
