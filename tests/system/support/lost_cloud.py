@@ -158,6 +158,24 @@ def back_up_under_load(cloud: Cloud, copies: Copies, papers: list[PaperNode], di
     return made
 
 
+def back_up_keys(cloud: Cloud, copies: Copies) -> None:
+    """Make a key backup."""
+    place = ("--dir", str(cloud.directory), "--out", str(copies.backup))
+    cloud.run("backup", "make", *place, "--recipient", copies.recipient, "--keys-only")
+
+
+def crls_of(cloud: Cloud, folder: Path) -> list[Path]:
+    """Write the newest CRL of each shard of the nodes' CAs to a file, as an operator or a mirror has fetched it."""
+    newest: dict[str, tuple[int, bytes]] = {}
+    for name, der in issued_by(cloud).crls.items():
+        shard, _, number = name.partition(":")
+        if shard.startswith("nodes"):
+            newest[shard] = max(newest.get(shard, (0, b"")), (int(number), der))
+    for shard, (_, der) in newest.items():
+        (folder / f"{shard}.crl").write_bytes(der)
+    return [folder / f"{shard}.crl" for shard in sorted(newest)]
+
+
 def lose(cloud: Cloud) -> None:
     """Kill the cloud, and remove everything that it had."""
     cloud.kill()
