@@ -94,7 +94,8 @@ class Reconstruction:
             raise unknown()
         if await self.closed.has_serial(shown.serial):
             raise CertificateRefused("the device certificate is in an imported CRL")
-        if not isinstance(statement, Revocation):
+        superseded = node is not None and number <= max(node.closed_up_to, node.current_generation - 1)
+        if not (superseded or isinstance(statement, Revocation)):
             await self._open_at_issuer(shown.device)
         await self._write(shown, statement)
         self.wake_background()
