@@ -307,6 +307,13 @@ def _refresh_by_file(site: Site) -> None:
     import_file(site)
 
 
+def _activate_by_file(site: Site) -> None:
+    """Activate by two carried files. A repeat carries the same request, and gets the same node and generation."""
+    _carry(site, "--file", str(site.file))
+    import_file(site)
+    assert site.cloud.rows("fabric", "SELECT count(*), max(last_generation) FROM node") == [(1, 1)]
+
+
 def import_file(site: Site) -> None:
     """Import the carried answer. A repeat after the receipt is refused by name, because the answer was used."""
     site.serve()
@@ -649,6 +656,12 @@ SCENARIOS = (
     ),
     Scenario("another rekey", "rekeyed", _rekey, (("node.key.prune",),), renewed=True),
     Scenario("answer to a file", "active", _answer_file, (("fabric.airgap.answer",),)),
+    Scenario(
+        "answer to a carried activation",
+        "new",
+        _activate_by_file,
+        (("fabric.confirm.commit", "fabric.airgap.answer"),),
+    ),
     Scenario("refresh by file", "active", _refresh_by_file, (("node.airgap.request",),)),
     Scenario(
         "activation by file", "carried activation", import_file, (("node.airgap.generation", "node.airgap.receipt"),)
