@@ -4,6 +4,7 @@ Two machines then claim to be one node: the one that recovered it, and the one o
 the evidence of both, once for each recovery. An operator settles it.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from cloud.fabric.licensing.session_evidence import SessionEvidence
@@ -30,14 +31,28 @@ class ReplacedMachines:
     cases: RecoveryCaseStore
     clones: Clones
 
-    async def asked(self, node: NodeRow, generation: GenerationRow, evidence: SessionEvidence | None = None) -> None:
-        """A closed generation asked. `evidence` is that of its session proof, None for a request over a session."""
+    async def asked(
+        self,
+        node: NodeRow,
+        generation: GenerationRow,
+        evidence: SessionEvidence | None = None,
+        *,
+        store_seen: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """A closed generation asked. `evidence` is that of its session proof, None for a request over a session.
+
+        `store_seen` stores the sessions that this process keeps. An old machine that is online when the new one confirms
+        asks at once and never again, and the new machine's first session is not stored yet.
+        """
         if generation.number >= node.current_generation:
             return
         case = await self.cases.replacing(node.id, generation.number)
         if case is None or case.returned_at is not None:
             return
-        await self._raise(node, case, evidence or self._stored(generation))
+        said = evidence or self._stored(generation)
+        if not await self._raise(node, case, said) and store_seen is not None:
+            await store_seen()
+            await self._raise(node, case, said)
 
     async def activated(self, row: ActivationRow) -> None:
         """A machine with a replaced chip has proved an activation with a code."""
@@ -56,10 +71,13 @@ class ReplacedMachines:
         )
         await self._raise(node, case, evidence)
 
-    async def _raise(self, node: NodeRow, case: RecoveryCaseRow, evidence: SessionEvidence) -> None:
-        """Raise the flag, then store that the machine has returned. A crash in between repeats the flag."""
+    async def _raise(self, node: NodeRow, case: RecoveryCaseRow, evidence: SessionEvidence) -> bool:
+        """Raise the flag, then store that the machine has returned. A crash in between repeats the flag.
+
+        Returns False if no session of the new machine is stored.
+        """
         if not await self.clones.suspect(node, node.current_generation, "replaced", evidence):
-            return  # the new machine has opened no session yet; the old one asks again
+            return False
         async with self.transaction(node_key(node.id)):
             if await self.cases.set_returned(case.id, self.now()):
                 await self.audit.write(
@@ -73,6 +91,7 @@ class ReplacedMachines:
                     overlap_until=case.overlap_until,
                     address=evidence.address,
                 )
+        return True
 
     def _stored(self, generation: GenerationRow) -> SessionEvidence:
         """The evidence of a machine that asked over a session: what its last session proof said."""

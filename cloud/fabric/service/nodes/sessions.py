@@ -237,7 +237,7 @@ class Sessions:
             now = self.now()
             await self.seen.record_closed(node, generation, now)
             await self.clones.compare_superseded(node, generation, arrival)
-            await self.replaced.asked(node, generation, arrival.evidence)
+            await self.replaced.asked(node, generation, arrival.evidence, store_seen=self.seen.store)
             raise self.statement_stream.closed(generation, answer_nonce, now)
 
     async def _judge_evidence(

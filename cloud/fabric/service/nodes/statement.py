@@ -61,7 +61,7 @@ class Statements:
         now = self.now()
         if is_closed(node, generation):
             self.seen.note_closed(node, generation, now)
-            await self.replaced.asked(node, generation)
+            await self.replaced.asked(node, generation, store_seen=self.seen.store)
             raise self.statement_stream.closed(generation, ask.nonce, now)
         if generation.state == "offered":
             raise Conflict("this generation is not confirmed yet")
@@ -180,5 +180,5 @@ class Statements:
         if node is None or generation is None:
             return ClosedAnswer()
         self.seen.note_closed(node, generation, self.now())
-        await self.replaced.asked(node, generation)
+        await self.replaced.asked(node, generation, store_seen=self.seen.store)
         return ClosedAnswer(statement=generation.statement)

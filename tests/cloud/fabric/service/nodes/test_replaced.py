@@ -52,17 +52,15 @@ async def test_a_running_replaced_machine_raises_the_flag_too(world: World, mach
     assert lease.clone_suspected
 
 
-async def test_the_flag_waits_for_the_first_session_of_the_new_machine(world: World, machine: Machine) -> None:
+async def test_an_old_machine_that_asks_at_once_is_noticed(world: World, machine: Machine) -> None:
+    """It is online when the new machine confirms, learns that it is closed, and never asks again."""
     new = replacement(machine)
     code = (await issue(world, node=machine.node)).codes[0]
     await recovered(new, claim(machine.node), code.secret)  # its session is not stored yet
     with pytest.raises(errors.GenerationClosed):
         await machine.session()
-    assert (await case_of(world, machine.node)).returned_at is None
-    await world.parts.nodes.seen.store()
-    with pytest.raises(errors.GenerationClosed):
-        await machine.session()
-    assert (await case_of(world, machine.node)).returned_at is not None
+    assert (await case_of(world, machine.node)).returned_at == world.clock()
+    assert (await world.node(machine.node)).clone_cause == "replaced"
 
 
 async def test_a_replaced_chip_with_an_activation_code_waits_for_a_person(world: World, machine: Machine) -> None:
