@@ -54,6 +54,19 @@ class ReplacedMachines:
             await store_seen()
             await self._raise(node, case, said)
 
+    async def remembered(self, node: NodeRow) -> None:
+        """The machine in force opens a session. A replaced machine may have asked at another replica before.
+
+        The other replica did not know the first session of the machine in force, if this one had not stored it yet.
+        """
+        if node.superseded_asked_at is None:
+            return
+        number = node.superseded_asked_generation
+        case = await self.cases.replacing(node.id, number)
+        generation = await self.nodes.find_generation(node.id, number)
+        if case is not None and case.returned_at is None and generation is not None:
+            await self._raise(node, case, self._stored(generation))
+
     async def activated(self, row: ActivationRow) -> None:
         """A machine with a replaced chip has proved an activation with a code."""
         case = await self.cases.replaced(row.ek_hash)

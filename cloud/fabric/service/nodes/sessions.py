@@ -153,6 +153,7 @@ class Sessions:
             node = await self.statements.note_floor(node, generation, claims.floor)
         if generation.state == "offered":
             return Session(chain, StatementAnswer("", ""), renewal=renewal)
+        await self.replaced.remembered(node)
         generation = await self.statements.refreshed(node, generation, body.presented, now)
         # The cursor was read before the statement. A change in between makes the node's next poll return at once.
         answer = self.statement_stream.answer(generation, claims.answer_nonce, now)

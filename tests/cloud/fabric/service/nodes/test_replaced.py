@@ -63,6 +63,16 @@ async def test_an_old_machine_that_asks_at_once_is_noticed(world: World, machine
     assert (await world.node(machine.node)).clone_cause == "replaced"
 
 
+async def test_an_old_machine_that_asked_at_another_replica_is_noticed_at_the_next_session(
+    world: World, machine: Machine
+) -> None:
+    new = await replaced_by(world, machine)
+    await world.stores.nodes.set_superseded_asked(machine.node, 1, world.clock())
+    await new.session()
+    assert (await world.node(machine.node)).clone_cause == "replaced"
+    assert (await case_of(world, machine.node)).returned_at == world.clock()
+
+
 async def test_a_replaced_chip_with_an_activation_code_waits_for_a_person(world: World, machine: Machine) -> None:
     """It is neither a new node with another seat, nor does it take the node back by itself."""
     await replaced_by(world, machine)
