@@ -1,10 +1,11 @@
 """The agent continues a recovery that waits: on a machine with an identity and on one without."""
 
 import pytest
+import trio
 
 from node.clock import utc_now
 from node.config import Config
-from node.exchanges import approval
+from node.exchanges import approval, continuing
 from node.exchanges.approval import ApprovalPending
 from node.exchanges.continuing import continue_recovery, waiting_recovery
 from node.exchanges.recovery import Source
@@ -20,7 +21,7 @@ from tests.node.exchanges.test_recovery import (
 )
 from tests.node.shells import agent_config
 from tests.node.test_startup import started
-from tests.simulators.fabric import NODE, Fabric, refused
+from tests.simulators.fabric import NODE, Fabric, always, refused
 from tests.waiting import until
 
 __all__ = ["emptied", "reinstalled", "repository", "source"]
@@ -56,6 +57,26 @@ async def test_a_refusal_ends_the_wait_and_is_a_condition(emptied: Site, fabric:
     (condition,) = state.conditions.current()
     assert (condition.code, "cascadia recover" in condition.next) == ("recovery_ended", True)
     assert state.identities.generations() == (1,)
+    assert waiting_recovery(state) is None
+
+
+async def test_a_silent_cloud_only_prolongs_the_wait(
+    emptied: Site, fabric: Fabric, tpm: Tpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await wait(emptied, fabric)
+    monkeypatch.setattr(continuing, "RETRY_SECONDS_MIN", 0.01)
+    path = next(request.path for request in fabric.requests if request.path.endswith("/proof"))
+    fabric.awaited = None
+    fabric.answers[path] = always(503)
+    state = State(emptied.directory)
+    sent = len(proofs(fabric))
+    with state.owned():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(continue_recovery, state, tpm, utc_now)
+            await until("some failures", lambda: len(proofs(fabric)) > sent + 2)
+            assert state.identities.load_activation() is not None
+            del fabric.answers[path]
+    assert state.identities.generations() == (1, 2)
     assert waiting_recovery(state) is None
 
 

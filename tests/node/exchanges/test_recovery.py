@@ -1,11 +1,14 @@
 """Recovery on a software TPM: what the machine finds, and the exchange that gets its own node back."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from node.disk import calls
 from node.disk.boot import BootRecord
 from node.exchanges.approval import ApprovalPending
 from node.exchanges.enrolment import RecoveryUnsupported
@@ -157,6 +160,20 @@ async def test_a_revoked_node_is_told_so_and_is_not_recovered(state: State, tpm:
 async def test_a_tpm_that_does_not_answer_is_no_recovery(state: State) -> None:
     _, looked, way = await Site(state.directory, Tpm("tabrmd:bus_name=io.cascade.nobody,bus_type=session")).look()
     assert (way.way, looked.found.chip, looked.found.node) == ("tpm", "silent", NODE)
+
+
+async def test_a_disk_that_cannot_be_read_is_no_recovery(state: State, tpm: Tpm) -> None:
+    def unreadable(call: str, path: str) -> None:
+        if path.endswith("current.json") and call == "open":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    site = Site(state.directory, tpm)
+    with calls.hooked(unreadable):
+        _, looked, way = await site.look()
+    assert (way.way, looked.found.directory) == ("disk", "damaged")
+    assert "needs no recovery" not in way.next
+    assert looked.found.fault is not None
+    assert looked.found.fault.code == "state_unreadable"
 
 
 async def test_the_cleared_chip_recovers_the_same_node_with_a_code(emptied: Site, fabric: Fabric) -> None:
