@@ -38,6 +38,8 @@ class Answerer:
         self.claims: dict[str, object] = {}
         """Claims of every later answer, in the place of the usual ones."""
         self.carries_trust = True
+        self.renews = False
+        """Whether the answer to a refresh has a new device certificate."""
 
     def targets(self) -> dict[str, bytes]:
         """The three targets of the simulated Fabric."""
@@ -80,6 +82,7 @@ class Answerer:
             fabric.last_generation = max(fabric.last_generation, request.held_generation) + 1
             fabric.confirmed = fabric.last_generation
             fabric.say(fabric.lease())
+        if request.kind != "refresh" or self.renews:
             key = x509.load_der_x509_csr(request.csr).public_key()
             assert isinstance(key, ec.EllipticCurvePublicKey)
             chain = fabric.node_chain(key, fabric.confirmed)
@@ -91,7 +94,7 @@ class Answerer:
                 generation=fabric.confirmed,
                 current=StatementAnswer(fabric.statement, fresh),
                 certificate_chain=chain,
-                fingerprint_salt=SALT if chain else b"",
+                fingerprint_salt=SALT if request.kind != "refresh" else b"",
             )
         )
         claims = answer.claims_for(opened, content, trust_domain=DOMAIN, at=at, life=life)

@@ -12,6 +12,7 @@ from node.licensing.licence import Licence
 from node.state import State
 from node.trust.files import publish
 from node.trust.update import update_from_files
+from protocol.codes import make_secret
 from protocol.encoding import sha256_hex
 from protocol.messages.activation import ACTIVATION_FILE_FORMAT, ActivationFile
 from tests.node.conftest import Machine
@@ -91,6 +92,6 @@ def install_trust(directory: Path, operators: Answerer, scratch: Path) -> None:
 
 def activation_file(operators: Answerer, code: str = "") -> tuple[ActivationFile, str]:
     """An activation file of the operators, and the SHA-256 of its bytes."""
-    code = code or "cac_00000000000000000000000000000000000000"
+    code = code or make_secret("cac", bytes(20))
     file = ActivationFile(ACTIVATION_FILE_FORMAT, URL, operators.repository.pin, code, utc_now())
     return file, sha256_hex(code.encode())

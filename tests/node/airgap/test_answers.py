@@ -14,6 +14,7 @@ from node.airgap.store import AirgapStore
 from node.errors import NodeError
 from node.exits import Exit
 from node.licensing.licence import Licence, StatementRejected
+from node.link.certificates import CertificateRejected
 from node.trust.errors import TrustError, TrustOlder
 from protocol.airgap.forms import printed, read_answer, read_request, to_file
 from protocol.airgap.request import open_request
@@ -134,6 +135,40 @@ async def test_a_changed_answer_is_refused(site: Site, operators: Answerer, part
     at = len(changed) - 20
     altered = changed[:at] + ("A" if changed[at] != "A" else "B") + changed[at + 1 :]
     await refused(site, to_file(msgspec.structs.replace(file, **{part: altered})), "airgap_answer_unverified")
+
+
+async def test_a_renewed_device_certificate_is_stored(site: Site, operators: Answerer, quiet: Fabric) -> None:
+    before = site.start().identity.chain
+    operators.renews = True
+    licence = await site.receive(operators.answer(await ask(site)))
+    assert licence.identity.chain != before
+    assert site.start().identity.chain == licence.identity.chain
+    # A certificate of another CA is refused, and nothing of the answer counts.
+    quiet.nodes = Fabric().nodes
+    quiet.say(quiet.suspension())
+    operators.carries_trust = False
+    await refused(site, operators.answer(await ask(site)), CertificateRejected.code)
+    assert site.start().verdict().state == "active"
+
+
+async def test_an_answer_about_another_generation_is_refused(site: Site, operators: Answerer, quiet: Fabric) -> None:
+    data = await ask(site)
+    quiet.confirmed = 7
+    error = await refused(site, operators.answer(data), "airgap_answer_unverified")
+    assert "generation 7" in error.text
+
+
+async def test_an_answer_whose_signature_cannot_be_read_is_refused(site: Site, operators: Answerer) -> None:
+    file = read_answer(operators.answer(await ask(site)))
+    for signature in ("", "a.b.c"):
+        changed = to_file(msgspec.structs.replace(file, signature=signature))
+        await refused(site, changed, "airgap_answer_unverified")
+
+
+async def test_a_first_activation_needs_the_published_trust(empty: Site, operators: Answerer) -> None:
+    operators.carries_trust = False
+    error = await refused(empty, operators.answer(await ask_activation(empty, operators)), "airgap_answer_unverified")
+    assert "no published trust" in error.text
 
 
 async def test_another_cloud_is_refused(site: Site, operators: Answerer) -> None:
