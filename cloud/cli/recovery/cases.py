@@ -122,6 +122,7 @@ def human_case(case: RecoveryCase) -> str:
         ("agent", evidence.agent_version),
         ("generation", f"{case.old_generation} -> {case.generation or 'none yet'}"),
         ("old machine may run until", case.overlap_until),
+        ("old machine returned", case.returned_at),
         ("grace lease until", case.grace_until if case.grace_until or not case.grace else "promised, not signed yet"),
         ("recovery code", case.code),
         ("opened", case.opened_at),
@@ -152,5 +153,7 @@ def next_step(case: RecoveryCase) -> str:
             return f"a mistake is corrected by: cascade recovery approve {case.id}"
         case "lapsed":
             return "on the machine: cascadia recover; it opens another case"
+        case "consumed" if case.returned_at is not None:
+            return f"two machines claim the node: cascade node clones {case.node}"
         case "consumed":
             return "none: the machine is the node again"

@@ -98,3 +98,5 @@ class RecoveryCase(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the machine got a grace lease."""
     grace_until: datetime | None
     """End of the grace lease. Null without one."""
+    returned_at: datetime | None = None
+    """Time at which the machine that the recovery replaced asked again: a clone of the node is suspected. Null before."""

@@ -245,11 +245,14 @@ class Walk:
     async def _check_refusal(self, before: Rows, error: FabricError) -> None:
         """A refused request changes nothing. A session leaves reports, also a refused one: the columns are left out.
 
-        A confirm that cannot succeed any more begins the lapse of its generation, which was not in force.
+        A confirm that cannot succeed any more begins the lapse of its generation, which was not in force. The return of
+        a replaced machine raises the flag of a clone, and the node's next statement says so.
         """
         before, after = _without_reports(before), _without_reports(await self._rows())
         if self.name == "confirm":
             before, after = _in_force(before), _in_force(after)
+        if self.name == "ask":
+            before, after = _without_flags(before), _without_flags(after)
         for name in Rows.__struct_fields__:
             assert getattr(after, name) == getattr(before, name), (
                 f"{self.name} was refused ({error}), and {name} changed"
@@ -319,3 +322,13 @@ def _in_force(rows: Rows) -> Rows:
     numbers = {(each.id, each.current_generation) for each in rows.nodes}
     generations = [each for each in rows.generations if (each.node, each.number) in numbers]
     return msgspec.structs.replace(rows, nodes=nodes, generations=generations)
+
+
+def _without_flags(rows: Rows) -> Rows:
+    """The rows without the suspicion of a clone, without the statements that name it, and without returns of machines."""
+    nodes = [
+        msgspec.structs.replace(each, clone_cause="", clone_at=None, seq=0, wake_cursor=0, lease_until=None)
+        for each in rows.nodes
+    ]
+    cases = [msgspec.structs.replace(each, returned_at=None) for each in rows.cases]
+    return msgspec.structs.replace(rows, nodes=nodes, generations=[], cases=cases)

@@ -98,6 +98,8 @@ class Watched:
         held = {*locks.keys, *(locks.reads if parsed(sql).is_read else ())}
         for table in parsed(sql).tables:
             wanted = [key async for key in self._keys(table, sql, values)]
+            if not wanted and table in _OWNER and parsed(sql).is_read:
+                continue  # the row was purged, and no transaction makes a row with its id again
             if not held & set(wanted):
                 raise AssertionError(f"a transaction for {locks} runs {sql[:200]!r} with {values}; it needs {wanted}")
 

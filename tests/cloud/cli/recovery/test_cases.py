@@ -77,6 +77,12 @@ def test_every_state_has_a_next_step(state: CaseState) -> None:
     assert next_step(msgspec.structs.replace(CASE_OF_TESTS, state=state))
 
 
+def test_the_return_of_the_old_machine_is_named() -> None:
+    returned = msgspec.structs.replace(CASE_OF_TESTS, state="consumed", returned_at=CASE_OF_TESTS.opened_at)
+    assert "cascade node clones" in next_step(returned)
+    assert "old machine returned" in human_case(returned)
+
+
 def test_every_situation_is_explained() -> None:
     assert set(SITUATIONS) == set(msgspec.json.schema(Situation)["enum"])
 
