@@ -26,6 +26,7 @@ from cloud.fabric.licensing import holders as judging
 from cloud.fabric.licensing import repairs
 from cloud.fabric.licensing.key_returns import KeyReturn, judge_return
 from cloud.fabric.licensing.known_holders import Arrival, Holder, Holders, SessionJudgement, holder_id, with_holder
+from cloud.fabric.licensing.presented import waits
 from cloud.fabric.licensing.renewal_tokens import CHAIN_BYTES, TokenInvalid, make_token, read_token
 from cloud.fabric.licensing.session_evidence import SessionEvidence
 from cloud.fabric.service.audit_log import AuditLog
@@ -315,8 +316,12 @@ class Clones:
     async def _write_flag(
         self, node: NodeRow, row: GenerationRow, holders: Holders, now: datetime
     ) -> tuple[NodeRow, GenerationRow]:
-        """Sign the node's statement with the flag, and store node and audit entry. Returns the changed rows."""
-        if row.state == "confirmed":
+        """Sign the node's statement with the flag, and store node and audit entry. Returns the changed rows.
+
+        A node that waits after a restore of the cloud gets no lease, or a copy would end the wait.
+        """
+        waiting = waits(node.presented_epoch, self.statement_stream.epoch, node.hold)
+        if row.state == "confirmed" and (node.standing == "suspended" or not waiting):
             node, row = await self.statement_stream.write_current(node, row, now)
         await self.nodes.update(node, wakes=True)
         action = "node.restore_unapproved" if holders.cause == "restored" else "node.clone_suspected"

@@ -8,6 +8,7 @@ import pytest
 
 from cloud.fabric.bodies.restored import AcceptNode
 from cloud.fabric.errors import Conflict, Invalid, NotFound
+from cloud.fabric.licensing.session_evidence import SessionEvidence
 from protocol.ids import NodeId, make_id
 from protocol.signed.statements import Lease, Suspension
 from tests.cloud.breakwater.support import Clock
@@ -82,6 +83,30 @@ async def test_a_suspension_ends_the_conflict_as_well(home: Path, databases: Pat
             await world.parts.restored.holds.accept(ALICE, machine.node, AcceptNode("unconfirmed"))
         await change(world, machine, "suspend", "unpaid")
         assert isinstance(await machine.refresh(peer), Suspension)
+
+
+async def test_a_suspected_clone_ends_no_wait(home: Path, databases: Path) -> None:
+    """A copy would otherwise get the lease that an operator has not allowed."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        machine = Machine(world)
+        await machine.join((await world.code()).secret)
+        backup = await fabric_backup(world)
+        clock.forward(timedelta(hours=13))
+        machine.held = (await machine.session()).current.statement
+        await restore_fabric(world, backup)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = world
+        await machine.session()
+        await world.parts.nodes.seen.store()
+        clock.forward(timedelta(hours=13))
+        other = SessionEvidence(
+            at=clock(), asked_at=clock(), clock=None, key="", fingerprint="", address="", agent_version=""
+        )
+        await world.parts.nodes.clones.suspect(await world.node(machine.node), 1, "fingerprint", other)
+        row = await world.node(machine.node)
+        assert (row.clone_cause, row.hold) == ("fingerprint", "conflicting")
+        assert (await world.generation(machine.node, 1)).statement == machine.held
 
 
 async def test_a_wrong_request_is_refused(world: World, machine: Machine) -> None:
