@@ -142,6 +142,7 @@ def _presented(given: Given) -> PresentedStatements:
         transaction=stores.transaction,
         audit=shared.audit,
         nodes=stores.nodes,
+        activations=stores.activations,
         codes=stores.codes,
         signer=ports.signer,
         statement_stream=shared.statement_stream,

@@ -45,9 +45,15 @@ class Lapses:
     wake_background: WakeBackground
 
     async def begin_overdue(self) -> None:
-        """Begin the lapse of every activation that was not confirmed in time."""
+        """Begin the lapse of every activation that was not confirmed in time.
+
+        A node that has presented nothing since a restore of the cloud may have confirmed after the backup. Its
+        activation stays open until the node comes back, or an operator releases the node.
+        """
         for row in await self.activations.overdue(self.now(), ROWS_MAX):
-            await self.begin(row)
+            node = await self.nodes.find(row.node)
+            if node is None or node.presented_epoch >= self.statement_stream.epoch:
+                await self.begin(row)
 
     async def begin(self, row: ActivationRow) -> bool:
         """Begin the lapse of one activation. False if it was confirmed or ended first.

@@ -151,6 +151,8 @@ class Sessions:
         generation = await self.statements.note_lease_version(generation, claims.lease_version or 1)
         if judgement.outcome != "late":  # a later session has reported a counter that may be higher
             node = await self.statements.note_floor(node, generation, claims.floor)
+        if generation.state == "offered" and body.presented:
+            node, generation = await self.statements.presented.settle(node, generation, body.presented)
         if generation.state == "offered":
             return Session(chain, StatementAnswer("", ""), renewal=renewal)
         await self.replaced.remembered(node)

@@ -13,12 +13,15 @@ from datetime import datetime
 
 import msgspec
 
+from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.presented import Finding, judge, waits
 from cloud.fabric.licensing.signing import Signer
+from cloud.fabric.schemas import LeaseIntervals, LeaseTerms
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.clones import OLDER_REASON, SHUT_REASON
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.nodes import NodeStore
@@ -41,6 +44,7 @@ class PresentedStatements:
     transaction: Transaction
     audit: AuditLog
     nodes: NodeStore
+    activations: ActivationStore
     codes: CodeStore
     signer: Signer
     statement_stream: StatementStream
@@ -51,9 +55,10 @@ class PresentedStatements:
         return waits(node.presented_epoch, self.epoch, node.hold)
 
     async def settle(self, node: NodeRow, generation: GenerationRow, token: str) -> tuple[NodeRow, GenerationRow]:
-        """Take up the statement `token` of a confirmed generation; empty if the node has none. Returns the present rows.
+        """Take up the statement `token` of a generation; empty if the node has none. Returns the present rows.
 
-        The caller has checked that the node presents it. A repeat changes nothing.
+        The caller has checked that the node presents it. A repeat changes nothing. A generation that the backup has
+        as offered was confirmed after the backup, if the node presents a lease of it.
         """
         if not self._concerns(node, generation, token):
             return node, generation
@@ -78,8 +83,10 @@ class PresentedStatements:
 
     def _concerns(self, node: NodeRow, generation: GenerationRow, token: str) -> bool:
         """Whether the token can change anything. Almost every request ends here, without a signature to verify."""
-        if generation.state != "confirmed" or is_closed(node, generation):
+        if is_closed(node, generation):
             return False
+        if generation.state == "offered":
+            return token != "" and self.waits(node)
         return self.waits(node) or token not in ("", generation.statement)
 
     def _judge(self, node: NodeRow, row: GenerationRow, presented: Statement | None, token: str) -> Finding:
@@ -98,7 +105,9 @@ class PresentedStatements:
         """Whether the statement changes a row."""
         finding = self._judge(node, row, presented, token)
         if finding in ("known", "unproven"):
-            return finding == "known" and node.presented_epoch < self.epoch
+            return finding == "known" and node.presented_epoch < self.epoch and row.state == "confirmed"
+        if row.state == "offered":
+            return finding in ("ahead", "revoked")
         return finding == "revoked" or self.waits(node)
 
     async def _applied(
@@ -109,7 +118,7 @@ class PresentedStatements:
         if isinstance(presented, Revocation) and finding == "revoked":
             return await self._revoked(node, row, presented, now)
         node = msgspec.structs.replace(node, presented_epoch=self.epoch)
-        if isinstance(presented, Suspension) and finding == "suspended":
+        if isinstance(presented, Suspension) and finding == "suspended" and row.state == "confirmed":
             node = msgspec.structs.replace(
                 node,
                 standing="suspended",
@@ -120,10 +129,23 @@ class PresentedStatements:
             )
             return await self.statement_stream.write_current(node, row, now)
         if isinstance(presented, Lease) and finding == "ahead":
+            if row.state == "offered":
+                node, row = await self._confirmed(node, row, presented, now)
             hold = node.hold or "conflicting"
             node = msgspec.structs.replace(node, hold=hold, hold_at=node.hold_at or now)
             return await self.statement_stream.adopt(node, row, presented, token)
         return node, row
+
+    async def _confirmed(
+        self, node: NodeRow, row: GenerationRow, lease: Lease, now: datetime
+    ) -> tuple[NodeRow, GenerationRow]:
+        """The rows of an activation whose confirm the database has lost. The lease shows it."""
+        activation = await self.activations.find_by_generation(node.id, row.number)
+        if activation is not None:
+            await self.activations.set_confirmed(activation.id)
+        node = await self.statement_stream.end_open_generations(node, row.number - 1, now, "superseded")
+        node = msgspec.structs.replace(with_terms(node, lease), current_generation=row.number, confirmed_at=now)
+        return node, msgspec.structs.replace(row, state="confirmed", confirmed_at=now)
 
     async def _revoked(
         self, node: NodeRow, row: GenerationRow, presented: Revocation, now: datetime
@@ -162,3 +184,18 @@ class PresentedStatements:
             epoch=presented.epoch if presented else "",
             seq=presented.seq if presented else "",
         )
+
+
+def with_terms(node: NodeRow, lease: Lease) -> NodeRow:
+    """The node with what its lease says. The dates of a final lease, or of a recovery, are no terms."""
+    node = msgspec.structs.replace(
+        node, tier=lease.tier, profile=lease.profile, entitlements=lease.entitlements, standing="active"
+    )
+    if lease.intervals is not None:
+        intervals = LeaseIntervals(lease.intervals.heartbeat_seconds, lease.intervals.wake_seconds)
+        node = msgspec.structs.replace(node, intervals=intervals)
+    if lease.expires_at == lease.terminate_at:
+        return node
+    dates = lease.refresh_after, lease.expires_at, lease.grace_until, lease.terminate_at
+    terms = LeaseTerms(*(round((date - lease.issued_at).total_seconds()) for date in dates))
+    return msgspec.structs.replace(node, lease=None if terms == statements.TERMS[lease.tier] else terms)

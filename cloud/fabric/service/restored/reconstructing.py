@@ -21,9 +21,7 @@ from cloud.fabric.attestation.software_evidence import anchor_values
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import CertificateRefused, IssuerRefused
 from cloud.fabric.issuer import Issuer
-from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.signing import Signer
-from cloud.fabric.schemas import LeaseIntervals, LeaseTerms
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
 from cloud.fabric.service.nodes.device_certificate import Device
@@ -31,6 +29,7 @@ from cloud.fabric.service.nodes.known import unknown
 from cloud.fabric.service.nodes.sessions import Shown
 from cloud.fabric.service.nodes.statement_stream import StatementStream
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.service.restored.presenting import with_terms
 from cloud.fabric.store.enrolled import EnrolledStore
 from cloud.fabric.store.installation import InstallationStore
 from cloud.fabric.store.keys import chip_key, machines_key, node_key, tenant_key
@@ -200,7 +199,7 @@ class Reconstruction:
             node, _ = await self.statement_stream.write_current(node, row, now)
             return msgspec.structs.replace(node, hold=held.hold, hold_at=held.hold_at)
         if isinstance(statement, Lease):
-            node = _with_terms(node, statement)
+            node = with_terms(node, statement)
             node, _ = await self.statement_stream.adopt(node, row, statement, shown.token)
         return node
 
@@ -224,21 +223,6 @@ def _tier_of(shown: Shown, statement: Statement) -> Tier:
     if isinstance(statement, Lease):
         return statement.tier
     return "software" if shown.claims.clock is msgspec.UNSET else "tpm"
-
-
-def _with_terms(node: NodeRow, lease: Lease) -> NodeRow:
-    """The node with what its lease says. The dates of a final lease, or of a recovery, are no terms."""
-    node = msgspec.structs.replace(
-        node, tier=lease.tier, profile=lease.profile, entitlements=lease.entitlements, standing="active"
-    )
-    if lease.intervals is not None:
-        intervals = LeaseIntervals(lease.intervals.heartbeat_seconds, lease.intervals.wake_seconds)
-        node = msgspec.structs.replace(node, intervals=intervals)
-    if lease.expires_at == lease.terminate_at:
-        return node
-    dates = lease.refresh_after, lease.expires_at, lease.grace_until, lease.terminate_at
-    terms = LeaseTerms(*(round((date - lease.issued_at).total_seconds()) for date in dates))
-    return msgspec.structs.replace(node, lease=None if terms == statements.TERMS[lease.tier] else terms)
 
 
 def _new_node(shown: Shown, statement: Statement, ek_hash: str, now: datetime) -> NodeRow:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud.fabric import errors
+from protocol.limits import CONFIRM_WITHIN
 from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.engines import ENGINES
@@ -127,3 +128,32 @@ async def test_a_node_of_an_epoch_that_was_lost_too_gets_later_positions(home: P
         await change(world, machine, "suspend")
         await change(world, machine, "resume")
         assert ((await asked(world, machine)).epoch, (await asked(world, machine)).seq) == (2, 6)
+
+
+async def test_an_activation_that_was_confirmed_after_the_backup_stays_confirmed(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        code = await world.code(seats=2)
+        first, again = Machine(world), Machine(world, "another ek")
+        await again.join(code.secret)
+        for machine in (first, again):
+            await machine.activate(code.secret)
+        backup = await fabric_backup(world)
+        for machine in (first, again):
+            await machine.confirm()
+        await run_once(world)
+        await restore_fabric(world, backup)
+    async with restored(home, databases, clock, first, again) as world:
+        clock.forward(CONFIRM_WITHIN + HOUR)
+        for _ in range(2):
+            await run_once(world)  # the time for the confirm is over
+        for machine, number in ((first, 1), (again, 2)):
+            held = world.statement(machine.held)
+            assert await asked(world, machine) == held
+            row = await world.node(machine.node)
+            assert (row.current_generation, row.hold, row.standing) == (number, "conflicting", "active")
+            assert (await world.generation(machine.node, number)).state == "confirmed"
+            assert (await world.activation_of(machine.node, number)).state == "confirmed"
+            await change(world, machine, "resume")
+            assert (await asked(world, machine)).epoch == 2
+        assert await world.seats_taken(code) == 2
