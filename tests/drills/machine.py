@@ -396,7 +396,10 @@ def _copy_before_rekey(site: Site, guest: Guest) -> str:
     for _ in range(ROUNDS_MAX):
         renew(guest)
     saw = wait_for(guest, "served", lambda one: one.state == "grace" and one.open)
-    must((saw.document or {})["last_failure"] is None, f"the machine is refused: {_contacts(guest, copy)}")
+    shown = saw.document or {}
+    failure = shown["last_failure"]
+    served = failure is None or failure["at"] < shown["last_contact_at"]
+    must(served, f"the machine is refused: {_contacts(guest, copy)}")
     current = next(each["id"] for each in case["evidence"] if each["state"] == "current")
     site.cloud.run("node", "settle", site.node, "--keep", current)
     renew(guest)

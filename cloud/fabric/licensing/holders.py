@@ -296,7 +296,8 @@ def _after_settling(holders: Holders, holder: Holder | None, token: RenewalToken
 def _restored_and_gone_on(holders: Holders, gone_on: Holder, arrival: Arrival) -> SessionJudgement:
     """The current holder asked while a restored machine waits for approval. If it asked later, there are two machines."""
     waiting = _waiting(holders)
-    if waiting is None or arrival.evidence.asked_at < waiting.last.asked_at:
+    # The restored machine may ask again while this session is on its way. It runs since it was refused first.
+    if waiting is None or (holders.since is not None and arrival.evidence.asked_at < holders.since):
         return SessionJudgement("normal", with_holder(holders, gone_on), gone_on.id)
     # The dates of the node's lease were meant for the one machine.
     waiting = msgspec.structs.replace(waiting, statement="")

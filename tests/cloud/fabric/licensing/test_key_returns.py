@@ -182,6 +182,17 @@ def test_a_copy_without_a_repair_left_waits_and_the_original_that_goes_on_shows_
     assert (cloud.contact(twin), cloud.contact(original)) == ("older", "normal")
 
 
+def test_the_original_goes_on_although_the_copy_asks_while_its_session_is_on_the_way() -> None:
+    cloud, original, twin = pair(repairs=0)
+    assert cloud.contact(twin) == "unapproved"
+    asked = cloud.now + timedelta(seconds=1)
+    assert [cloud.contact(twin) for _ in range(3)] == ["older"] * 3
+    evidence = SessionEvidence(cloud.now, asked, None, sha256_hex(original.key)[:16], "f", "192.0.2.1", "1")
+    token = read_token(MAC, NODE, 1, original.token)
+    judgement = judge(cloud.holders, Arrival("0badcafe", evidence, token))
+    assert (judgement.outcome, judgement.holders.cause) == ("suspected", "former-key")
+
+
 def test_a_restored_machine_that_an_operator_approves_goes_on() -> None:
     cloud, original, restored = pair(repairs=0)
     assert cloud.contact(restored) == "unapproved"
