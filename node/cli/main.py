@@ -311,8 +311,9 @@ def main(argv: list[str] | None = None) -> int:
         arguments = sys.argv[1:] if argv is None else argv
         args = parser(only=arguments[0] if arguments and arguments[0] in _COMMANDS else "").parse_args(arguments)
         if args.command != "run":
-            # The command's own output has the outcome. A warning on the way to it would be noise.
-            with to_stderr(logging.ERROR):
+            # The command's own output has the outcome. A warning on the way to it would be noise. `recover` also shows
+            # the faults that it found.
+            with to_stderr(logging.CRITICAL if args.command == "recover" else logging.ERROR):
                 return _execute(args)
         with never_blocking(logging.INFO), strays_ignored():
             return _execute(args)

@@ -87,6 +87,8 @@ async def _raise_first(state: State, say: Say) -> None:
     raised = False
     with trio.move_on_after(TPM_SECONDS_MAX):
         raised = await state.floors.raise_now()
+    if state.floors.counter is None:
+        say("this machine has no hardware floor: an old copy of its state directory works to its lease's end")
     if not raised and state.floors.counter is not None and not state.floors.fits:
         say("the floor record is not complete: start the agent and let it reach the cloud before it works offline")
 

@@ -376,7 +376,4 @@ class Enrolment:
 
     async def _confirm(self, identity: Identity) -> Licence:
         self._say(f"confirming generation {identity.generation} of {identity.node}")
-        licence = await confirm(self._state, identity, self._trust, self._tpm, self._hardware)
-        if self._state.floors.counter is None:
-            self._say("this machine has no hardware floor: an old copy of its state directory works to its lease's end")
-        return licence
+        return await confirm(self._state, identity, self._trust, self._tpm, self._hardware)
