@@ -109,6 +109,11 @@ class Go(msgspec.Struct, frozen=True, kw_only=True):
 UNFINISHED = frozenset({"open", "eligible", "needs_operator", "approved", "code_issued"})
 
 
+def continues(earlier: Earlier, now: datetime) -> bool:
+    """Whether a proof continues the newest case of the node. A case whose time has run out ends, and another one opens."""
+    return earlier.same_machine and earlier.state in UNFINISHED and now < earlier.decide_by
+
+
 def situation_of(claimed: Situation, evidence: RecoveryEvidence) -> Situation:
     """What has happened, by the proof. Whether a proved chip was cleared is the machine's own report."""
     if not evidence.same_chip:
@@ -124,7 +129,7 @@ def decide(
     refused = _barred(known, asked) or _barred_by_earlier(asked, earlier, now)
     if refused is not None:
         return refused
-    own = earlier if earlier is not None and earlier.same_machine and earlier.state in UNFINISHED else None
+    own = earlier if earlier is not None and continues(earlier, now) else None
     go = _go(policy, known, asked, used, own, now)
     other = earlier is not None and not earlier.same_machine and earlier.state in UNFINISHED
     return msgspec.structs.replace(go, supersedes=other)

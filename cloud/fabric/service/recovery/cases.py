@@ -13,7 +13,7 @@ from cloud.fabric.bodies.recovery import RecoveryEvidence, RecoveryPolicy
 from cloud.fabric.entropy import Entropy, new_id
 from cloud.fabric.errors import RecoveryRefused
 from cloud.fabric.licensing.presented import waits
-from cloud.fabric.licensing.recovery import UNFINISHED, Asked, Earlier, Go, Known, Refuse, Used, decide
+from cloud.fabric.licensing.recovery import UNFINISHED, Asked, Earlier, Go, Known, Refuse, Used, continues, decide
 from cloud.fabric.service.audit_log import ANONYMOUS, AuditLog
 from cloud.fabric.service.ports import Now
 from cloud.fabric.service.recovery.codes import RecoveryCodes
@@ -83,7 +83,7 @@ class RecoveryCases:
         decided = decide(tenant.recovery, known, asked, used, earlier, now)
         if isinstance(decided, Refuse):
             raise RecoveryRefused(decided.reason, decided.allowed_at)
-        own = before if earlier is not None and earlier.same_machine and earlier.state in UNFINISHED else None
+        own = before if earlier is not None and continues(earlier, now) else None
         case = self._case(claimant, evidence, decided, own, tenant.recovery)
         if row.claim.code and decided.goes_on:
             matches = judged.result == "match"

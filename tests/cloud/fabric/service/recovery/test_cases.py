@@ -298,3 +298,16 @@ async def test_a_lapsed_recovery_keeps_the_seat_of_a_denied_node(world: World, m
     await run_once(world)
     await run_once(world)
     assert ((await world.node(machine.node)).seat_held, await seats(world, machine.node)) == (True, 1)
+
+
+async def test_a_machine_that_comes_back_too_late_opens_another_case(world: World, machine: Machine) -> None:
+    """Also before the background work has ended the overdue case."""
+    await waits(machine, claim(machine.node))
+    overdue = await case_of(world, machine.node)
+    world.clock.forward(overdue.decide_by - world.clock())
+    await waits(machine, claim(machine.node))
+    case = await case_of(world, machine.node)
+    ended = await world.stores.recovery_cases.find(overdue.id)
+    assert ended is not None
+    assert (ended.state, ended.reason) == ("lapsed", f"superseded by {case.id}")
+    assert (case.state, case.decide_by) == ("needs_operator", world.clock() + 14 * DAY)
