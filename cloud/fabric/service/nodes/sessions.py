@@ -191,9 +191,9 @@ class Sessions:
             except NodeUnknown:
                 raise error from None
             return await self._known(device)
-        # Rows of a restored database may be older than the revocation.
+        # Rows of a restored database may be older than the revocation. A closed generation gets its signed revocation.
         may_be_older = node.reconstructed_at is not None or self.reconstruction.epoch > FIRST_EPOCH
-        if may_be_older and await self.reconstruction.is_revoked(_serial(body)):
+        if may_be_older and not is_closed(node, generation) and await self.reconstruction.is_revoked(_serial(body)):
             raise CertificateRefused("the device certificate is in an imported CRL")
         return node, generation
 
