@@ -130,6 +130,7 @@ class Confirmations:
                     generation = await self.recovery_confirms.at_confirm(
                         activation, node, generation, policy, confirming.actor
                     )
+                await self.recovery_confirms.end_overtaken(activation, node)
                 node = _taken_over(node, activation, admitted, generation, now)
                 generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
                 node, generation = await self.statement_stream.write_current(node, generation, now, presented)

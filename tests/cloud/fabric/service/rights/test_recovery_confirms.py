@@ -1,13 +1,26 @@
-"""`cloud.fabric.service.rights.recovery_confirms`: the end of a grace lease is the earliest of its bounds, and is kept."""
+"""`cloud.fabric.service.rights.recovery_confirms`: the end of a grace lease, and the case at the confirm of a machine."""
 
 from datetime import timedelta
 
 import pytest
 
-from protocol.messages.activation import Activated
+from cloud.fabric import errors
+from protocol.messages.activation import Activated, AwaitedApproval
 from protocol.signed.statements import Lease
-from tests.cloud.fabric.recovering import allow_grace, case_of, claim, recover, recovered, replacement
+from tests.cloud.fabric.recovering import (
+    allow_grace,
+    case_of,
+    claim,
+    decide,
+    recover,
+    recovered,
+    replacement,
+    send,
+    waits,
+)
+from tests.cloud.fabric.service.recovery.support import issue
 from tests.cloud.fabric.support import Machine, World
+from tests.cloud.fabric.support import decide as decide_activation
 
 pytestmark = pytest.mark.slow
 
@@ -42,3 +55,52 @@ async def test_the_grace_lease_does_not_enrol_the_fingerprint(world: World, mach
     assert isinstance(await recover(new, claim(machine.node)), Activated)
     await new.confirm()
     assert (await world.node(machine.node)).enrolled == before
+
+
+async def test_a_confirm_by_another_right_ends_the_case(world: World, machine: Machine) -> None:
+    """The machine before comes back by a person's decision. The grace lease of before must not close it again."""
+    await allow_grace(world)
+    new = replacement(machine)
+    await recovered(new, claim(machine.node))
+    challenge = await machine.start((await world.code()).secret)
+    body = machine.proof(challenge)
+    assert isinstance(await send(machine, challenge, body), AwaitedApproval)
+    await decide_activation(world, challenge.activation, "approved")
+    assert isinstance(await send(machine, challenge, body), Activated)
+    await machine.confirm()
+    case = await case_of(world, machine.node)
+    assert (case.state, case.reason) == ("lapsed", f"superseded by the activation {challenge.activation}")
+    assert (await world.actions(case.id))[-1] == "recovery.lapsed"
+    world.clock.forward(HOUR)
+    await waits(new, claim(machine.node))
+    assert (await world.node(machine.node)).current_generation == 3, "a person must decide"
+
+
+async def test_the_case_names_the_machine_that_is_replaced_at_the_confirm(world: World, machine: Machine) -> None:
+    """Between a denial and its correction the machine before has activated again, with its own generation."""
+    new = replacement(machine)
+    await waits(new, claim(machine.node))
+    case = await decide(world, (await case_of(world, machine.node)).id, "denied", "mistaken")
+    await machine.join((await world.code()).secret)
+    await decide(world, case.id, "approved")
+    await recovered(new, claim(machine.node))
+    await world.parts.nodes.seen.store()
+    after = await case_of(world, machine.node)
+    assert (after.id, after.old_generation, after.generation) == (case.id, 2, 3)
+    with pytest.raises(errors.GenerationClosed):
+        await machine.session()
+    assert (await world.node(machine.node)).clone_cause == "replaced", "the return of the replaced machine is noticed"
+
+
+async def test_a_code_that_is_issued_before_the_confirm_does_not_end_the_grace(world: World, machine: Machine) -> None:
+    await allow_grace(world)
+    new = replacement(machine)
+    assert isinstance(await recover(new, claim(machine.node)), Activated)
+    case = await case_of(world, machine.node)
+    code = (await issue(world, case=case.id)).codes[0]
+    lease = await new.confirm()
+    assert isinstance(lease, Lease)
+    assert lease.recovery == case.id
+    assert (await case_of(world, machine.node)).state == "code_issued"
+    assert not (await recovered(new, claim(machine.node), code.secret)).recovery
+    assert (await case_of(world, machine.node)).state == "consumed"
