@@ -1,5 +1,6 @@
 """Wiring: the parts that answer nodes without a network. Decides nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cloud.fabric.service.airgap.activations import FileActivations
@@ -20,8 +21,10 @@ class AirgapParts:
     airgap_exchanges: Exchanges
 
 
-def make_airgap_parts(stores: Stores, ports: Ports, shared: Shared, nodes: NodeParts, trust: TrustParts) -> AirgapParts:
-    """Make the use cases and connect them."""
+def make_airgap_parts(
+    stores: Stores, ports: Ports, shared: Shared, nodes: NodeParts, trust: TrustParts, waits: Callable[[], str]
+) -> AirgapParts:
+    """Make the use cases and connect them. `waits` says why no node is served now; empty if nodes are served."""
     exchanges = Exchanges(
         trust_domain=ports.trust_domain,
         now=ports.now,
@@ -66,6 +69,7 @@ def make_airgap_parts(stores: Stores, ports: Ports, shared: Shared, nodes: NodeP
     )
     answers = AirgapAnswers(
         now=ports.now,
+        waits=waits,
         airgap=stores.airgap,
         repository=stores.repository,
         exchanges=exchanges,

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, fields
+from functools import partial
 
 from cloud.audit import AuditEntries
 from cloud.fabric.airgap_parts import AirgapParts, make_airgap_parts
@@ -15,6 +16,7 @@ from cloud.fabric.background import (
 )
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.restored_parts import RestoredParts, make_restored_parts
+from cloud.fabric.routes.buckets import NODE
 from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog
@@ -141,8 +143,8 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
     )
     trust = _trust_parts(stores, ports, shared)
     nodes = make_node_parts(stores, ports, secrets, shared, trust)
-    airgap = make_airgap_parts(stores, ports, shared, nodes, trust)
     restored = make_restored_parts(stores, ports, secrets, shared, nodes)
+    airgap = make_airgap_parts(stores, ports, shared, nodes, trust, partial(restored.waits, NODE))
     return Parts(
         stores=stores,
         current_trust=ports.current_trust,

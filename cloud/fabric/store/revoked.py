@@ -78,6 +78,7 @@ _SET = compiled(
     )
 )
 _SERIAL = compiled(ImportedSerial.select(ImportedSerial.serial).where(ImportedSerial.serial == param("serial")))
+_ANY_SERIAL = compiled(ImportedSerial.select(ImportedSerial.serial).limit(1))
 _ADD_SERIAL = compiled(
     insert_into(ImportedSerial)
     .on_conflict(target=ImportedSerial.serial, action="DO NOTHING")
@@ -114,6 +115,10 @@ class ClosedStore:
     async def has_serial(self, serial: str) -> bool:
         """Whether an imported CRL has the certificate with this serial number (lower-case hex)."""
         return await self._engine.fetch_one(_SERIAL, serial=serial) is not None
+
+    async def has_serials(self) -> bool:
+        """Whether a serial number is stored."""
+        return await self._engine.fetch_one(_ANY_SERIAL) is not None
 
     async def add_serials(self, serials: Iterable[str], at: datetime) -> int:
         """Store serial numbers (lower-case hex). Returns how many are new."""

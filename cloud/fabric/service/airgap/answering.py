@@ -4,6 +4,7 @@ The operator's computer need not be on the node's network, and the node needs no
 stored answer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import get_args
@@ -18,7 +19,7 @@ from cloud.fabric.bodies.airgap import (
     AnswerAirgapRequest,
     ExchangeState,
 )
-from cloud.fabric.errors import AirgapInvalid, Invalid
+from cloud.fabric.errors import AirgapInvalid, Invalid, IssuerUnavailable
 from cloud.fabric.service import views
 from cloud.fabric.service.airgap.activations import FileActivations
 from cloud.fabric.service.airgap.contacts import Contacts
@@ -39,9 +40,10 @@ from protocol.messages.recovery import AwaitedRecovery
 
 @dataclass(frozen=True, kw_only=True)
 class AirgapAnswers:
-    """Answers requests, and lists exchanges."""
+    """Answers requests, and lists exchanges. `waits` says why no node is served now; empty if nodes are served."""
 
     now: Now
+    waits: Callable[[], str]
     airgap: AirgapStore
     repository: RepositoryStore
     exchanges: Exchanges
@@ -54,9 +56,13 @@ class AirgapAnswers:
 
         1 the request can be read, and its node key signed it; 2 it is not too old; 3 it was not answered before: if it
         was, and the answer still holds, the answer is returned; 4 its trust pin is ours; 5 the checks of its kind
-        (`Contacts`, `FileActivations`); 6 the answer is stored with the statement.
-        Raises AirgapInvalid, AirgapExpired, AirgapUsed, AirgapOutdated, Invalid, Conflict, and as the checks of its kind.
+        (`Contacts`, `FileActivations`); 6 the answer is stored with the statement. After a restore no request is answered
+        before the closed generations are taken from Breakwater.
+        Raises IssuerUnavailable, AirgapInvalid, AirgapExpired, AirgapUsed, AirgapOutdated, Invalid, Conflict, and as
+        the checks of its kind.
         """
+        if cause := self.waits():
+            raise IssuerUnavailable(cause)
         life = _life(body)
         opened = opened_at(body.request, self.now())
         stored = await self.exchanges.stored(opened)

@@ -35,7 +35,7 @@ from cloud.fabric.service.ports import Now
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
 from cloud.fabric.service.renewals.renewal import Renewals
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import GenerationRow, NodeRow, without_tpm
+from cloud.fabric.store.rows import FIRST_EPOCH, GenerationRow, NodeRow, without_tpm
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from protocol.airgap.request import OpenedRequest, Request
 from protocol.limits import DEVICE_LIFE_AFTER_TERMINATION
@@ -114,10 +114,26 @@ class Contacts:
             except NodeUnknown:
                 raise error from None
             return await self._known(request)
-        shown = self._shown(opened) if node.reconstructed_at is not None else None
-        if shown is not None and await self.reconstruction.is_revoked(shown.serial):
-            raise CertificateRefused("the device certificate is in an imported CRL")
+        # Rows of a restored database may be older than the revocation.
+        if node.reconstructed_at is not None or self.reconstruction.epoch > FIRST_EPOCH:
+            await self._compare_with_crls(opened)
         return node, generation
+
+    async def _compare_with_crls(self, opened: OpenedRequest) -> None:
+        """Compare the device certificate with the imported CRLs. A node whose certificate is in one could leave it out.
+
+        Raises CertificateRefused.
+        """
+        if not await self.reconstruction.has_imported():
+            return
+        der = opened.request.device_certificate
+        claim = self.renewals.claim(der, self.now()) if der else None
+        if claim is None or not claim.proven or not _is_of(claim.device, opened):
+            raise CertificateRefused(
+                "the request has no device certificate that can be compared with the imported CRLs"
+            )
+        if await self.reconstruction.is_revoked(_serial(der)):
+            raise CertificateRefused("the device certificate is in an imported CRL")
 
     async def _known(self, request: Request) -> tuple[NodeRow, GenerationRow]:
         """The rows that the request names. Raises NodeUnknown, ProofRefused."""
@@ -137,8 +153,7 @@ class Contacts:
             return None
         if not _is_of(device, opened):
             return None
-        serial = x509.load_der_x509_certificate(request.device_certificate).serial_number
-        return Shown(device, f"{serial:x}", as_claims(opened), request.presented)
+        return Shown(device, _serial(request.device_certificate), as_claims(opened), request.presented)
 
     def arrival(self, opened: OpenedRequest, generation: GenerationRow, claims: ProofClaims) -> Arrival:
         """The contact that a request makes. It arrives now, because only the machine says when it was made.
@@ -235,6 +250,11 @@ class Contacts:
             return True
         begins = x509.load_der_x509_certificate(request.device_certificate).not_valid_before_utc
         return order is not None and order.starts_at <= now and begins < order.after
+
+
+def _serial(der: bytes) -> str:
+    """The serial number (hex) of a certificate in DER."""
+    return f"{x509.load_der_x509_certificate(der).serial_number:x}"
 
 
 def _is_of(device: Device, opened: OpenedRequest) -> bool:

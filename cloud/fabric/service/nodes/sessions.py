@@ -74,6 +74,9 @@ class Reconstructs(Protocol):
     async def is_revoked(self, serial: str) -> bool:
         """Whether an imported CRL has the certificate with this serial number (hex)."""
 
+    async def has_imported(self) -> bool:
+        """Whether a CRL with a revoked certificate was imported."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sessions:

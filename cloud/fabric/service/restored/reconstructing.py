@@ -6,8 +6,9 @@ Fabric once signed. It does not say what Fabric signed later: a revoked node can
 that it had before. So the node keeps its lease, and gets no later dates until an operator decides.
 
 - An unknown node is reconstructed while a rebuild runs (`Rebuilds`). It is `unconfirmed`.
-- An unknown generation, or another key, of a known node is taken up after a restore and while a rebuild runs: the node
-  was activated again, or changed its key, after the backup. It is `conflicting`, or stays `unconfirmed`.
+- An unknown generation, or a later key, of a known node is taken up after a restore and while a rebuild runs: the node
+  was activated again, or changed its key, after the backup. It is `conflicting`, or stays `unconfirmed`. A key is later
+  if the shown statement is later than the stored one, and a rekey has not replaced the key.
 - Generations that are known to be closed stay closed: those of Breakwater, imported ones, and those below a higher
   generation of the node. So do certificates in an imported CRL. A revocation that is presented closes its generation.
 """
@@ -21,6 +22,7 @@ from cloud.fabric.attestation.software_evidence import anchor_values
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import CertificateRefused, IssuerRefused
 from cloud.fabric.issuer import Issuer
+from cloud.fabric.licensing.former_keys import find, replaced
 from cloud.fabric.licensing.signing import Signer
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
@@ -41,7 +43,7 @@ from cloud.fabric.store.tenants import TenantStore
 from protocol.encoding import sha256_hex
 from protocol.faults import fault_point
 from protocol.ids import CodeId, NodeSpiffeId
-from protocol.signed.statements import Lease, Revocation, Statement, Suspension, Tier, is_for
+from protocol.signed.statements import Lease, Revocation, Statement, Suspension, Tier, is_for, position
 
 SALT_BYTES = 32
 UNKNOWN_TENANT: tuple[Tier, ...] = ("attested", "tpm", "software")
@@ -102,6 +104,10 @@ class Reconstruction:
     async def is_revoked(self, serial: str) -> bool:
         """Whether an imported CRL has the certificate with this serial number (hex)."""
         return await self.closed.has_serial(serial)
+
+    async def has_imported(self) -> bool:
+        """Whether a CRL with a revoked certificate was imported."""
+        return await self.closed.has_serials()
 
     async def _open_at_issuer(self, device: Device) -> None:
         """Open the generation at Breakwater, which may have lost it. Raises CertificateRefused, IssuerUnavailable."""
@@ -179,8 +185,10 @@ class Reconstruction:
             row = _new_generation(node, shown, statement, now)
             await self.nodes.insert_generation(row)
         elif row.node_public_key != shown.device.spki:
-            await self.renewals.set_key(node.id, number, shown.device.spki, shown.device.not_after)
-            row = msgspec.structs.replace(row, node_public_key=shown.device.spki)
+            self._check_key(row, shown, statement)
+            former = replaced(row.former_keys, row.node_public_key, shown.device.spki, now, displaced=False)
+            await self.renewals.set_key(node.id, number, shown.device.spki, shown.device.not_after, former)
+            row = msgspec.structs.replace(row, node_public_key=shown.device.spki, former_keys=former)
         if isinstance(statement, Revocation):
             return await self._revoked(node, row, statement, now)
         if number <= node.closed_up_to or number < node.current_generation:
@@ -202,6 +210,17 @@ class Reconstruction:
             node = with_terms(node, statement)
             node, _ = await self.statement_stream.adopt(node, row, statement, shown.token)
         return node
+
+    def _check_key(self, row: GenerationRow, shown: Shown, statement: Statement) -> None:
+        """Check that the shown key is later than the stored one. A copy from before a rekey shows an earlier one.
+
+        A refused machine proves itself with a renewal, which judges copies. Raises NodeUnknown.
+        """
+        if find(row.former_keys, sha256_hex(shown.device.spki)) is not None:
+            raise unknown()
+        stored = self.signer.presented(row.statement) if row.statement else None
+        if stored is not None and position(statement) <= position(stored):
+            raise unknown()
 
     async def _revoked(self, node: NodeRow, row: GenerationRow, statement: Revocation, now: datetime) -> NodeRow:
         """Close the generation. A node whose current generation is revoked is revoked or released itself."""

@@ -6,7 +6,7 @@ import pytest
 
 from cloud.fabric import schemas
 from cloud.fabric.bodies.airgap import VALID_DAYS_MAX, AnswerAirgapRequest
-from cloud.fabric.errors import AirgapExpired, AirgapInvalid, Invalid, NotFound, TokenRefused
+from cloud.fabric.errors import AirgapExpired, AirgapInvalid, Invalid, IssuerUnavailable, NotFound, TokenRefused
 from cloud.fabric.tuf.offline import Changes
 from cloud.fabric.tuf.repository import pin_of, sign_root
 from cloud.http.guard import Operator
@@ -208,3 +208,14 @@ async def test_old_exchanges_are_deleted_by_the_background_work(site: Site) -> N
     site.world.clock.forward(timedelta(days=400))
     await run_once(site.world)
     assert [each.state for each in await site.exchanges()] == ["answered"], "its receipt is still outstanding"
+
+
+async def test_no_request_is_answered_before_the_comparison_after_a_restore(site: Site) -> None:
+    """The restored database may have a node as active that was revoked after the backup."""
+    pending = site.world.parts.restored.reconciling.pending
+    before, pending.waits = await site.exchanges(), True
+    with pytest.raises(IssuerUnavailable, match="compares its records first"):
+        await site.send(site.text())
+    assert await site.exchanges() == before
+    pending.waits = False
+    assert isinstance(await site.refresh(), Lease)

@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric import errors, schemas
 from cloud.fabric.bodies.clones import SettleClone
-from cloud.fabric.bodies.restored import AcceptNode, ChangeRebuild
+from cloud.fabric.bodies.restored import AcceptNode, ChangeRebuild, ImportClosed
 from cloud.fabric.errors import (
     AirgapOutdated,
     CertificateRefused,
     Conflict,
     CsrRefused,
     FingerprintRefused,
+    IssuerUnavailable,
     NodeUnknown,
     ProofRefused,
     QuoteRefused,
@@ -31,7 +32,7 @@ from tests.cloud.breakwater.support import Clock
 from tests.cloud.fabric.backups import EPOCH, FABRIC_TABLES
 from tests.cloud.fabric.carried import Site, a_site
 from tests.cloud.fabric.software_machine import SoftwareMachine
-from tests.cloud.fabric.support import ALICE, Machine, World, change, world_at
+from tests.cloud.fabric.support import ALICE, Machine, World, change, run_once, world_at
 from tests.simulators.forged_evidence import request
 
 HOUR = timedelta(hours=1)
@@ -287,6 +288,9 @@ async def test_a_lost_node_is_reconstructed_from_its_request(home: Path, databas
     async with world_at(home, databases, clock, first=False) as world:
         site.machine.world = world
         clock.forward(HOUR)
+        with pytest.raises(IssuerUnavailable, match="compares its records first"):
+            await site.send(site.text())
+        await run_once(world)
         with pytest.raises(NodeUnknown):
             await site.send(site.text())
         rebuilds = world.parts.restored.rebuilds
@@ -301,3 +305,28 @@ async def test_a_lost_node_is_reconstructed_from_its_request(home: Path, databas
         lease = await site.refresh()
         assert isinstance(lease, Lease)
         assert (lease.epoch, lease.issued_at) == (2, clock())
+
+
+async def test_a_node_in_an_imported_crl_is_refused_after_a_restore(home: Path, databases: Path) -> None:
+    """The node was revoked after the backup, and shows the lease of before. It cannot keep its certificate back."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        site = a_site(world)
+        await site.activate((await world.code()).secret)
+        await site.refresh()
+        await world.stores.engine.fetch(EPOCH, value=b"2")
+    async with world_at(home, databases, clock, first=False) as world:
+        site.machine.world = world
+        await run_once(world)
+        rebuilds = world.parts.restored.rebuilds
+        clock.forward(HOUR)
+        await site.refresh(device_certificate=b"")
+        await rebuilds.import_closed(ALICE, ImportClosed((), ("77",)))
+        clock.forward(HOUR)
+        await site.refresh()
+        await refused(site, CertificateRefused, "compared with the imported CRLs", device_certificate=b"")
+        activated = site.machine.activated
+        assert activated is not None
+        serial = f"{x509.load_der_x509_certificate(activated.certificate_chain[0]).serial_number:x}"
+        await rebuilds.import_closed(ALICE, ImportClosed((), (serial,)))
+        await refused(site, CertificateRefused, "in an imported CRL")

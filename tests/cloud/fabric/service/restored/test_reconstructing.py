@@ -198,3 +198,52 @@ async def test_a_node_in_an_imported_crl_gets_no_session_after_a_restore(home: P
             await revoked.session()
         assert (await other.session()).current.statement
         assert (await world.node(revoked.node)).standing == "active"
+
+
+async def test_a_copy_from_before_a_rekey_does_not_take_the_node_after_a_restore(home: Path, databases: Path) -> None:
+    """The backup has the later key, and then only the earlier one."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,) = await joined(world, "ek")
+        old, before = copy.copy(machine), await fabric_backup(world)
+        await renew(machine, new_key())
+        await run_once(world)
+        machine.held = (await machine.session()).current.statement
+        own = (await world.generation(machine.node, 1)).node_public_key
+        await restore_fabric(world, await fabric_backup(world))
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = old.world = world
+        with pytest.raises(errors.CertificateRefused, match="not the key of this generation"):
+            await old.session()
+        row = await world.generation(machine.node, 1)
+        assert (row.node_public_key, len(row.former_keys)) == (own, 1)
+        assert (await world.node(machine.node)).hold == ""
+        await restore_fabric(world, before, epoch=3)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = old.world = world
+        assert (await machine.session()).current.statement == machine.held
+        assert (await world.node(machine.node)).hold == "conflicting"
+        with pytest.raises(errors.CertificateRefused, match="not the key of this generation"):
+            await old.session()
+        row = await world.generation(machine.node, 1)
+        assert (row.node_public_key, len(row.former_keys)) == (own, 1)
+
+
+async def test_an_earlier_key_does_not_replace_the_key_of_a_reconstructed_node(home: Path, databases: Path) -> None:
+    """The lost database has no former keys. The statements show which key is later."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,) = await joined(world, "ek")
+        old = copy.copy(machine)
+        await renew(machine, new_key())
+        await run_once(world)
+        machine.held = (await machine.session()).current.statement
+        await lose(world)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = old.world = world
+        await world.parts.restored.rebuilds.begin(ALICE, REBUILD)
+        await machine.session()
+        own = (await world.generation(machine.node, 1)).node_public_key
+        with pytest.raises(errors.CertificateRefused, match="not the key of this generation"):
+            await old.session()
+        assert (await world.generation(machine.node, 1)).node_public_key == own
