@@ -5,7 +5,7 @@ from datetime import datetime
 from cloud.fabric.store.rows import RecoveryCodeRow
 from cloud.fabric.tables import RecoveryCode
 from cloud.storage import Mapper, ServiceEngine, compiled, filtered, param
-from protocol.ids import RecoveryCodeId, TenantId
+from protocol.ids import NodeId, RecoveryCodeId, RecoveryId, TenantId
 
 _CODE = Mapper(RecoveryCodeRow, RecoveryCode)
 _IS_OPEN = (
@@ -48,6 +48,16 @@ _REVOKE = compiled(
     .where(RecoveryCode.id == param("id"), RecoveryCode.revoked_at.is_null(), RecoveryCode.used_at.is_null())
     .returning(RecoveryCode.id)
 )
+_REVOKE_OF_CASE = compiled(
+    RecoveryCode.update({RecoveryCode.revoked_at: param("at")})
+    .where(
+        RecoveryCode.node == param("node"),
+        RecoveryCode.recovery_case == param("recovery_case"),
+        RecoveryCode.revoked_at.is_null(),
+        RecoveryCode.used_at.is_null(),
+    )
+    .returning(RecoveryCode.id)
+)
 _USE = compiled(
     RecoveryCode.update({RecoveryCode.used_at: param("now"), RecoveryCode.used_case: param("used_case")})
     .where(RecoveryCode.id == param("id"), _IS_OPEN)
@@ -87,6 +97,11 @@ class RecoveryCodeStore:
     async def revoke(self, code: RecoveryCodeId, at: datetime) -> bool:
         """Revoke a code. False if it is used or revoked already."""
         return bool(await self._engine.fetch(_REVOKE, id=code, at=at))
+
+    async def revoke_of_case(self, node: NodeId, case: RecoveryId, at: datetime) -> list[RecoveryCodeId]:
+        """Revoke the unused codes that were issued for a case of the node. Returns their ids."""
+        rows = await self._engine.fetch(_REVOKE_OF_CASE, node=node, recovery_case=case, at=at)
+        return [RecoveryCodeId(row["id"]) for row in rows]
 
     async def use(self, code: RecoveryCodeId, used_case: str, now: datetime) -> bool:
         """Mark a code as used by compare-and-set. False unless it is accepted at `now`."""

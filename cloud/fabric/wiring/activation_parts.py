@@ -73,6 +73,7 @@ def make_recovery_parts(given: Given, clones: Clones) -> RecoveryParts:
             nodes=stores.nodes,
             tenants=stores.tenants,
             cases=stores.recovery_cases,
+            codes=stores.recovery_codes,
             rights=shared.rights,
             statement_stream=shared.statement_stream,
             wake_room=shared.wake_room,

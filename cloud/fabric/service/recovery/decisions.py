@@ -20,6 +20,7 @@ from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.keys import chip_key, node_key, recovery_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.recovery_cases import RecoveryCaseStore
+from cloud.fabric.store.recovery_codes import RecoveryCodeStore
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow, RecoveryCaseRow
 from cloud.fabric.store.tenants import TenantStore
 from cloud.fabric.wake import WakeRoom
@@ -41,6 +42,7 @@ class CaseDecisions:
     nodes: NodeStore
     tenants: TenantStore
     cases: RecoveryCaseStore
+    codes: RecoveryCodeStore
     rights: Rights
     statement_stream: StatementStream
     wake_room: WakeRoom
@@ -113,6 +115,7 @@ class CaseDecisions:
     async def deny(self, case: RecoveryCaseRow, *, by: str, actor: str, reason: str) -> RecoveryCaseRow:
         """Refuse a case, as `approve`. A machine that runs on its grace lease gets the revocation of its generation.
 
+        The unused codes that were issued for the case are revoked, or the refused machine would go on with one of them.
         The machine may ask again once the time for a decision has passed. Raises Conflict if the case is finished.
         """
         if case.state not in UNFINISHED:
@@ -134,6 +137,8 @@ class CaseDecisions:
             node = msgspec.structs.replace(node, ek_hash=case.old_ek_hash)
             await self.nodes.update(node, wakes=True)
         await self._end_unconfirmed(case, node, now)
+        for code in await self.codes.revoke_of_case(case.node, case.id, now):
+            await self.audit.write(actor, "recovery.code_revoked", code, case.tenant, node=case.node, case=case.id)
         await self._store(denied, actor, "recovery.denied")
         return denied
 

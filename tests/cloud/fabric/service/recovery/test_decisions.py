@@ -19,6 +19,7 @@ from tests.cloud.fabric.recovering import (
     send,
     waits,
 )
+from tests.cloud.fabric.service.recovery.support import issue
 from tests.cloud.fabric.support import Machine, World, change, run_once
 from tests.cloud.fabric.support import decide as decide_activation
 
@@ -48,6 +49,23 @@ async def test_an_operator_may_approve_what_was_denied(world: World, machine: Ma
     await decide(world, case.id, "approved", "it is ours after all")
     assert isinstance(await recovered(machine, claim(machine.node)), Lease)
     assert (await case_of(world, machine.node)).id == case.id
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_a_denial_revokes_the_code_of_the_case_and_no_other(world: World, machine: Machine) -> None:
+    """The operator has read out a code on the phone, and then denies: the refused machine must not go on with it."""
+    new = replacement(machine)
+    await waits(new, claim(machine.node))
+    case = await case_of(world, machine.node)
+    other = (await issue(world, node=machine.node)).codes[0]
+    read_out = (await issue(world, case=case.id)).codes[0]
+    await decide(world, case.id, "denied", "not our caller")
+    assert (await world.actions(read_out.code.id))[-1] == "recovery.code_revoked"
+    world.clock.forward(DAY)
+    with pytest.raises(errors.RecoveryCodeRefused, match="revoked"):
+        await recover(new, claim(machine.node), read_out.secret)
+    assert (await world.node(machine.node)).last_generation == 1
+    assert isinstance(await recovered(machine, claim(machine.node), other.secret), Lease)
 
 
 @pytest.mark.parametrize("databases", ENGINES, indirect=True)
