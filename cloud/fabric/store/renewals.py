@@ -58,7 +58,9 @@ _PROVED = compiled(
     .returning(Renewal.id)
 )
 _REFUSED = compiled(
-    Renewal.update({Renewal.state: "failed"}).where(Renewal.id == param("id"), Renewal.state == "challenged")
+    Renewal.update({Renewal.state: "failed", Renewal.expires_at: param("until")}).where(
+        Renewal.id == param("id"), Renewal.state == "challenged"
+    )
 )
 _ISSUED = compiled(
     Renewal.update(params(Renewal.state, Renewal.certificate_chain))
@@ -127,9 +129,9 @@ class RenewalStore:
         """Store the results of the proof, and set the state. False if the renewal was not open."""
         return bool(await self._engine.fetch(_PROVED, **_RENEWAL.values(row, _PROVED)))
 
-    async def set_refused(self, renewal: RenewalId) -> None:
-        """End a renewal whose machine is a copy that gets no certificate."""
-        await self._engine.fetch(_REFUSED, id=renewal)
+    async def set_refused(self, renewal: RenewalId, until: datetime) -> None:
+        """End a renewal whose machine is a copy that gets no certificate. It counts as open before `until`."""
+        await self._engine.fetch(_REFUSED, id=renewal, until=until)
 
     async def set_issued(self, renewal: RenewalId, chain: tuple[bytes, ...], *, rekeyed: bool) -> bool:
         """Store the certificate chain (DER). The state becomes `issued` if the key changed, else `done`."""

@@ -71,11 +71,11 @@ from protocol.limits import CHALLENGE_LIFE, CHALLENGE_TRIES_MAX
 from protocol.messages.renewal import ProveRenewal, RenewalChallenge, Renewed, StartRenewal
 
 OPEN_PER_NODE_MAX = 3
-"""Open challenges of one node for one key of its certificates. A machine needs one; two more allow for interrupted
-attempts. A copy with a former key cannot use up those of the original."""
+"""Open challenges of one node for one key of its certificates. A machine needs one; two more are for interruptions."""
 PROVED_PER_DAY_MAX = 4
-"""Proved renewals of one node in a day. A healthy node needs one in several months. Renewals that a former key comes
-back with are not counted: its return is either refused, or leads to a suspicion."""
+"""Proved renewals of one node in a day, without returns of former keys. A healthy node needs one in several months."""
+REFUSED_COUNTS_FOR = timedelta(minutes=2)
+"""How long the refused renewal of a copy counts as open. An operator's decision reaches the copy within that time."""
 FORGET_RENEWALS_AFTER = timedelta(days=7)
 """Age at which renewals are deleted. It is longer than the day for which they are counted. A node that repeats its
 proof after that time gets no stored answer and starts again."""
@@ -331,7 +331,7 @@ class Renewals:
         shown = Shown(sha256_hex(key.spki), body.presented or "", body.answer_nonce, address)
         refused, returned = await self.returns.judge(node, generation, fresh, shown)
         if refused is not None:
-            await self.renewals.set_refused(fresh.id)
+            await self.renewals.set_refused(fresh.id, now + REFUSED_COUNTS_FOR)
             return refused
         if not returned and await self.proved_today(node.id, now) >= PROVED_PER_DAY_MAX:
             raise TooManyChallenges("this machine has used up its renewals of the last 24 hours")

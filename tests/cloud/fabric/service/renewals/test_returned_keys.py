@@ -13,7 +13,7 @@ from cloud.fabric import errors, schemas
 from cloud.fabric.bodies.clones import SetClonePolicy, SettleClone
 from cloud.fabric.bodies.recovery import RecoveryPolicy
 from cloud.fabric.service.nodes.clones import OLDER_REASON, RESTORED_REASON, SUSPENDED_BY_POLICY
-from cloud.fabric.service.renewals.renewal import OPEN_PER_NODE_MAX, PROVED_PER_DAY_MAX
+from cloud.fabric.service.renewals.renewal import OPEN_PER_NODE_MAX, PROVED_PER_DAY_MAX, REFUSED_COUNTS_FOR
 from cloud.fabric.store.keys import tenant_key
 from protocol.encoding import json_encode, sha256_hex
 from protocol.messages.renewal import ProveRenewal, StartRenewal
@@ -109,7 +109,7 @@ async def test_the_copy_is_refused_with_a_final_lease_for_its_key(world: World, 
     # The original goes on, as often as it likes, and the copy gets the same statement each time.
     for _ in range(2):
         assert await contact(box) == "session"
-        world.clock.forward(timedelta(minutes=11))
+        world.clock.forward(REFUSED_COUNTS_FOR)
         assert "another machine" in await contact(twin)
         assert twin.lease == final
     actions = await world.actions(box.machine.node)
