@@ -6,7 +6,8 @@ The first rule that applies, from the top:
     nothing ties the machine to the node                        refuse
     another machine asks for the node, with no weaker evidence  refuse, until its case ends
     a person refused this machine a short time ago              refuse, until the time of the refusal
-    the cloud was restored, and no statement is presented       needs_operator: waits, also with a code
+    the cloud was restored, and no statement is presented, or
+    an operator must accept the node first                      needs_operator: waits, also with a code
     a recovery code for the node                                open: goes on
     a person approved this machine                              approved: goes on
     the tenant's policy gives a grace lease                     eligible: goes on, with a grace lease
@@ -18,7 +19,8 @@ TPM alone does not recover a node either, because a thief may hold the machine.
 
 The cloud's last contact before the machine fell silent is known; when it fell silent is its own report. So "online within
 a day before it fell silent" means: between the last contact and the time at which the machine last ran is at most a day.
-A machine that lost this time must have had a contact within a day before it asks.
+A machine that lost this time must have had a contact within a day before it asks. A contact long after the machine last
+ran shows that the node runs elsewhere.
 """
 
 from datetime import datetime, timedelta
@@ -35,11 +37,16 @@ from protocol.signed.statements import Tier
 SILENT_MAX = timedelta(days=1)
 """Longest time between the last contact and the machine's last run, for a grace lease without a person."""
 
+RECORDED_WITHIN = timedelta(days=2)
+"""A machine records about once a day that it runs. A node that was online this long after the record is another machine,
+or runs from another disk: this one may be an old copy."""
+
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
     """The node that a machine asks for. `confirmed`: it had a confirmed generation.
 
     `held`: the node must present its last statement before it gets anything, as after a restore from a backup.
+    `conflicting`: an operator must accept the node first, because the database may be older than its last statement.
     """
 
     standing: Standing
@@ -47,6 +54,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: bool
     tier: Tier
     held: bool = False
+    conflicting: bool = False
 
 
 class Earlier(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,10 +122,13 @@ def continues(earlier: Earlier, now: datetime) -> bool:
     return earlier.same_machine and earlier.state in UNFINISHED and now < earlier.decide_by
 
 
-def situation_of(claimed: Situation, evidence: RecoveryEvidence) -> Situation:
-    """What has happened, by the proof. Whether a proved chip was cleared is the machine's own report."""
+def situation_of(claimed: Situation, evidence: RecoveryEvidence, tier: Tier) -> Situation:
+    """What has happened to a node of this tier, by the proof. Whether a proved chip was cleared is the machine's own report.
+
+    A machine without a TPM that becomes a node with one has lost the chip, so the machine with the chip is replaced.
+    """
     if not evidence.same_chip:
-        same_parts = evidence.tier == "software" and evidence.fingerprint == "match"
+        same_parts = tier == evidence.tier == "software" and evidence.fingerprint == "match"
         return "reinstalled" if same_parts else "hardware-replaced"
     return "tpm-cleared" if claimed == "tpm-cleared" else "reinstalled"
 
@@ -170,15 +181,9 @@ def _barred_by_earlier(asked: Asked, earlier: Earlier | None, now: datetime) -> 
 
 def _go(policy: RecoveryPolicy, known: Known, asked: Asked, used: Used, own: Earlier | None, now: datetime) -> Go:
     """The state of the case. `own` is the unfinished case of this machine, None without one."""
-    situation = situation_of(asked.claimed, asked.evidence)
-    if known.held and not asked.evidence.statement and (own is None or own.state != "approved"):
-        return Go(
-            state="needs_operator",
-            situation=situation,
-            goes_on=False,
-            needs="operator",
-            reason="the cloud was restored from a backup, and the machine shows no statement of the node",
-        )
+    situation = situation_of(asked.claimed, asked.evidence, known.tier)
+    if (wait := _wait_after_restore(known, asked.evidence)) and (own is None or own.state != "approved"):
+        return Go(state="needs_operator", situation=situation, goes_on=False, needs="operator", reason=wait)
     if asked.code or (own is not None and own.state == "open"):
         return Go(state="open", situation=situation, goes_on=True, needs="operator-or-code")
     if own is not None and own.state == "approved":
@@ -200,6 +205,15 @@ def _go(policy: RecoveryPolicy, known: Known, asked: Asked, used: Used, own: Ear
     )
 
 
+def _wait_after_restore(known: Known, evidence: RecoveryEvidence) -> str:
+    """Why an operator must decide after a restore, also about a code; empty if the cloud has what it needs."""
+    if known.conflicting:
+        return "the node waits for an operator since the cloud was restored or rebuilt"
+    if known.held and not evidence.statement:
+        return "the cloud was restored from a backup, and the machine shows no statement of the node"
+    return ""
+
+
 def grace_refusal(
     policy: RecoveryPolicy, known: Known, evidence: RecoveryEvidence, used: Used, now: datetime
 ) -> Refuse | None:
@@ -218,6 +232,8 @@ def grace_refusal(
         return Refuse(reason=f"the fingerprint does not match: {_share(evidence)}")
     if evidence.last_seen_at is None or _silent_from(evidence, now) - evidence.last_seen_at > SILENT_MAX:
         return Refuse(reason="the node was not online within a day before it fell silent")
+    if evidence.last_ran_at is not None and evidence.last_seen_at - evidence.last_ran_at > RECORDED_WITHIN:
+        return Refuse(reason="the node was online long after this machine last ran")
     period = timedelta(days=policy.period_days)
     if used.of_node:
         return Refuse(reason="the node had a grace lease in this period", allowed_at=used.of_node[-1] + period)

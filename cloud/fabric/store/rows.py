@@ -103,7 +103,8 @@ class RecoveryClaimed(msgspec.Struct, frozen=True, kw_only=True):
     """What a machine claimed at the start of a recovery, as far as it was checked then.
 
     `node` is the node that the claim, its statement or the recovery code `code` names; empty if only the chip can name
-    one. `statement`: Fabric verified a statement of this node. Fields are empty without a value.
+    one. `statement`: Fabric verified a statement of this node. `later`: the database had no such statement, or an earlier
+    one of the generation. Fields are empty without a value.
     """
 
     node: NodeId
@@ -111,6 +112,7 @@ class RecoveryClaimed(msgspec.Struct, frozen=True, kw_only=True):
     statement: bool = False
     last_ran_at: datetime | None = None
     code: RecoveryCodeId = RecoveryCodeId("")
+    later: bool = False
 
 
 class ActivationRow(msgspec.Struct, frozen=True):

@@ -73,12 +73,14 @@ class RecoveryCases:
         before = await self.cases.latest(node.id)
         earlier = await self._earlier(claimant, before) if before is not None else None
         used = await self._used(node, tenant.recovery, now)
+        held = waits(node.presented_epoch, self.epoch, node.hold)
         known = Known(
             standing=node.standing,
             seat_held=node.seat_held,
             confirmed=node.current_generation > 0,
             tier=node.tier,
-            held=waits(node.presented_epoch, self.epoch, node.hold),
+            held=held,
+            conflicting=node.hold != "" or (held and row.claim.later),
         )
         decided = decide(tenant.recovery, known, asked, used, earlier, now)
         if isinstance(decided, Refuse):

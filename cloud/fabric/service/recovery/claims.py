@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from cloud.fabric.errors import CodeRefused, Invalid, RecoveryCodeRefused, RecoveryRefused
+from cloud.fabric.licensing.presented import judge
 from cloud.fabric.licensing.signing import Signer
 from cloud.fabric.service.nodes.statement_stream import is_closed
 from cloud.fabric.service.recovery.codes import RecoveryCodes
@@ -18,7 +19,7 @@ from cloud.fabric.store.rows import NodeRow, RecoveryClaimed, RecoveryCodeRow, T
 from cloud.fabric.store.tenants import TenantStore
 from protocol.ids import IdError, NodeId, RecoveryCodeId, TenantId, parse_id
 from protocol.messages.recovery import RecoveryClaim
-from protocol.signed.statements import Revocation
+from protocol.signed.statements import Revocation, Statement
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -73,6 +74,7 @@ class RecoveryClaims:
             statement=statement is not None,
             last_ran_at=None if claim.last_ran_at is msgspec.UNSET else claim.last_ran_at,
             code=code.id if code is not None else RecoveryCodeId(""),
+            later=node is not None and statement is not None and await self._is_later(node, statement),
         )
         return Named(tenant, node, claimed)
 
@@ -96,6 +98,13 @@ class RecoveryClaims:
         generation = await self.nodes.find_generation(node.id, statement.generation)
         if statement.reason != "superseded" and (generation is None or not is_closed(node, generation)):
             raise RecoveryRefused(f"the statement says that the node was {statement.reason}")
+
+    async def _is_later(self, node: NodeRow, statement: Statement) -> bool:
+        """Whether a database from a backup has lost the statement, and with it what was decided since."""
+        generation = await self.nodes.find_generation(node.id, statement.generation)
+        stored = self.signer.presented(generation.statement) if generation is not None else None
+        found = judge(stored, statement, tenant=node.tenant, node=node.id, generation=statement.generation)
+        return found != "known"
 
 
 def _node_id(text: str) -> str:

@@ -93,6 +93,11 @@ def test_another_chip_gets_a_grace_lease_by_the_tenants_quota_only() -> None:
         ({"last_seen_at": NOW - DAY - HOUR}, "attested", "not online within a day before it fell silent"),
         ({"last_seen_at": None}, "attested", "not online within a day"),
         ({"last_seen_at": NOW - 3 * DAY, "last_ran_at": NOW - DAY}, "attested", "not online within a day"),
+        (
+            {"last_seen_at": NOW - HOUR, "last_ran_at": NOW - 30 * DAY},
+            "attested",
+            "online long after this machine last",
+        ),
         ({"former_chip": True}, "attested", "an earlier recovery of the node replaced this TPM"),
         ({"tier": "tpm"}, "attested", "reaches the tier tpm only"),
         ({"tier": "software"}, "attested", "without a TPM gets no grace lease"),
@@ -109,6 +114,8 @@ def test_a_long_silence_counts_from_the_machines_last_run() -> None:
     """The cloud was not asked for a month. The machine was online shortly before it was switched off."""
     quiet: dict[str, Any] = {"last_seen_at": NOW - 30 * DAY, "last_ran_at": NOW - 29 * DAY}
     assert go(asked(**quiet), GRACE).grace
+    recorded: dict[str, Any] = {"last_seen_at": NOW - HOUR, "last_ran_at": NOW - DAY - 2 * HOUR}
+    assert go(asked(**recorded), GRACE).grace, "the machine records once a day that it runs"
     later: dict[str, Any] = {"last_seen_at": NOW - HOUR, "last_ran_at": NOW + 300 * DAY}
     assert go(asked(**later), GRACE).grace, "a report of the future counts as now"
 
@@ -140,8 +147,11 @@ def test_after_a_restore_a_code_needs_the_last_statement() -> None:
         waiting = go(asks, GRACE, held)
         assert (waiting.state, waiting.goes_on, waiting.needs) == ("needs_operator", False, "operator")
     assert go(asked(code=True), GRACE, held).state == "open"
+    conflicting = msgspec.structs.replace(NODE, held=True, conflicting=True)
+    assert go(asked(code=True), GRACE, conflicting).reason.startswith("the node waits for an operator")
     approved = earlier(same_machine=True, state="approved")
     assert go(asked(statement=False), GRACE, held, approved).goes_on
+    assert go(asked(), GRACE, conflicting, approved).goes_on
 
 
 @pytest.mark.parametrize(
@@ -228,4 +238,10 @@ def test_the_same_machine_continues_its_case() -> None:
     ],
 )
 def test_the_proof_says_what_has_happened(claimed: Situation, changes: dict[str, Any], judged: Situation) -> None:
-    assert situation_of(claimed, evidence(**changes)) == judged
+    made = evidence(**changes)
+    assert situation_of(claimed, made, made.tier) == judged
+
+
+def test_a_node_that_loses_its_tpm_is_replaced() -> None:
+    """The fingerprint is a report. The machine with the chip may be the node still, and its return is evidence."""
+    assert situation_of("reinstalled", evidence(tier="software"), "attested") == "hardware-replaced"

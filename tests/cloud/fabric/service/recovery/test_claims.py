@@ -1,6 +1,7 @@
 """`cloud.fabric.service.recovery.claims`: a claim names a node, and an unproven claim learns and changes nothing."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +9,12 @@ import pytest
 from cloud.fabric import errors, schemas
 from cloud.fabric.service.recovery.claims import Named
 from protocol.ids import make_id
-from tests.cloud.fabric.recovering import claim, start
+from protocol.signed.statements import Lease
+from tests.cloud.breakwater.support import Clock
+from tests.cloud.fabric.backups import fabric_backup, restore_fabric
+from tests.cloud.fabric.recovering import case_of, claim, decide, recovered, replacement, start, waits
 from tests.cloud.fabric.service.recovery.support import issue
-from tests.cloud.fabric.support import ALICE, Machine, World
+from tests.cloud.fabric.support import ALICE, Machine, World, world_at
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +86,45 @@ async def test_an_unproven_start_changes_no_node(world: World, machine: Machine)
     assert await world.node(machine.node) == before
     assert await world.stores.recovery_cases.latest(machine.node) is None
     assert await world.actions(challenge.activation) == ["activation.challenged"]
+
+
+@pytest.mark.parametrize("presents", [False, True])
+async def test_a_lease_that_the_restored_cloud_has_lost_needs_a_person(
+    home: Path, databases: Path, presents: bool
+) -> None:
+    """The node may have been suspended or revoked after that lease. A code from the envelope does not decide about it."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        machine = Machine(world)
+        await machine.join((await world.code()).secret)
+        first = machine.held
+        code = (await issue(world, node=machine.node)).codes[0].secret
+        backup = await fabric_backup(world)
+        clock.forward(timedelta(hours=13))
+        machine.held = (await machine.session()).current.statement
+        assert machine.held != first
+        await restore_fabric(world, backup)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = world
+        lost, new = machine.held, replacement(machine)
+        if presents:
+            await machine.session()
+            assert (await world.node(machine.node)).hold == "conflicting"
+        await waits(new, claim(statement=first if presents else lost), code)
+        case = await case_of(world, machine.node)
+        assert (case.state, case.needs) == ("needs_operator", "operator")
+        assert (await world.node(machine.node)).last_generation == 1
+        await decide(world, case.id, "approved")
+        assert isinstance(await recovered(new, claim(statement=lost)), Lease)
+
+
+async def test_the_statement_that_the_restored_cloud_knows_is_enough(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        machine = Machine(world)
+        await machine.join((await world.code()).secret)
+        code = (await issue(world, node=machine.node)).codes[0].secret
+        await restore_fabric(world, await fabric_backup(world))
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = world
+        assert isinstance(await recovered(machine, claim(statement=machine.held), code), Lease)
