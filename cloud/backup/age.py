@@ -68,9 +68,11 @@ def wrap(identity: str, passphrase: str) -> bytes:
 def unwrap(wrapped: bytes, passphrase: str) -> str:
     """Return the identity. Raises WrongKey also if `wrapped` is damaged; both look the same."""
     try:
-        return bytes(pyrage.passphrase.decrypt(wrapped, passphrase)).decode()
-    except (pyrage.DecryptError, UnicodeDecodeError) as error:
+        identity = bytes(pyrage.passphrase.decrypt(wrapped, passphrase)).decode()
+        pyrage.x25519.Identity.from_str(identity)
+    except (pyrage.DecryptError, pyrage.IdentityError, UnicodeDecodeError) as error:
         raise WrongKey("the passphrase is wrong") from error
+    return identity
 
 
 class _Remembering:

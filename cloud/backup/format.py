@@ -17,7 +17,7 @@ times are RFC 3339 in UTC with microseconds as needed. No value depends on the d
 import hmac
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
@@ -36,6 +36,7 @@ SEAL_MEMORY_MAX = 32 * 1024 * 1024
 SEAL_ROUNDS_MAX = 16
 SEAL_CONTEXT = b"cascade backup 1\0"
 
+T = TypeVar("T")
 Parts = Literal["whole", "keys"]
 """`keys` has the keys, the CAs, the published trust and the tenants. `whole` has everything."""
 ServicePart: TypeAlias = Literal["fabric", "breakwater"]
@@ -105,8 +106,8 @@ class Trailer(msgspec.Struct, frozen=True, tag="end", kw_only=True):
 Record: TypeAlias = FileRecord | TableRecord | RowsRecord | Trailer
 
 encode = msgspec.json.Encoder().encode
-decode_header = msgspec.json.Decoder(Header).decode
-decode_manifest = msgspec.json.Decoder(Manifest).decode
+_headers = msgspec.json.Decoder(Header)
+_manifests = msgspec.json.Decoder(Manifest)
 _records: msgspec.json.Decoder[Record] = msgspec.json.Decoder(FileRecord | TableRecord | RowsRecord | Trailer)
 _TYPES: dict[Kind, Any] = {
     "text": str | None,
@@ -117,9 +118,27 @@ _TYPES: dict[Kind, Any] = {
 }
 
 
+def _decoded(decoder: msgspec.json.Decoder[T], line: bytes) -> T:
+    """Decode a line. The library raises other errors for nesting that is too deep, and for keys that are not UTF-8."""
+    try:
+        return decoder.decode(line)
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise msgspec.DecodeError("nested too deeply, or not UTF-8") from error
+
+
+def decode_header(line: bytes) -> Header:
+    """Return the header. Raises msgspec.DecodeError."""
+    return _decoded(_headers, line)
+
+
+def decode_manifest(line: bytes) -> Manifest:
+    """Return the manifest. Raises msgspec.DecodeError."""
+    return _decoded(_manifests, line)
+
+
 def decode_record(line: bytes) -> Record:
     """Return the record of a line that is no row. Raises msgspec.DecodeError."""
-    return _records.decode(line)
+    return _decoded(_records, line)
 
 
 def row_decoder(shape: Shape) -> msgspec.json.Decoder[tuple[Any, ...]]:

@@ -7,6 +7,7 @@ among them. The file appears under its name when it is whole and durable.
 """
 
 import asyncio
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -44,6 +45,10 @@ from protocol.faults import fault_point
 
 Progress = Callable[[str, int], None]
 """Called with the name of a table and the number of its rows so far."""
+
+
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""Errors of a file system without hard links."""
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,9 +133,7 @@ async def write_backup(
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
             size = file.tell()
-        with fault_point("backup.file.publish"):
-            os.link(scratch, out)  # unlike a rename, a link never replaces a file
-            sync_directory(out.parent)
+        _publish(scratch, out)
     finally:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
@@ -144,6 +147,21 @@ async def write_backup(
         sha256=sha256,
         not_included=manifest.not_included,
     )
+
+
+def _publish(scratch: Path, out: Path) -> None:
+    """Give the file its name. Raises FileExistsError if another file has the name; OSError."""
+    with fault_point("backup.file.publish"):
+        try:
+            os.link(scratch, out)  # unlike a rename, a link never replaces a file
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            # FAT, and some network file systems, have no hard links. The empty file reserves the name. After a power
+            # cut it may stay empty: `cascade backup check` refuses it.
+            os.close(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            scratch.replace(out)
+        sync_directory(out.parent)
 
 
 async def _fill(

@@ -86,9 +86,12 @@ def _parts(items: Sequence[T]) -> list[tuple[T, ...]]:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(FILE_BYTES_MAX)
+            content = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise CliError(EXIT_USAGE, "file_unusable", f"cannot read {path}: {error.strerror}") from error
+    if len(content) > FILE_BYTES_MAX:  # a part of a list would leave revoked nodes in force
+        raise CliError(EXIT_USAGE, "file_too_large", f"cannot read {path}: it has more than {FILE_BYTES_MAX} bytes")
+    return content
 
 
 def _serials_in(path: Path, issuers: Sequence[x509.Certificate]) -> list[str]:

@@ -101,3 +101,5 @@ def test_a_passphrase_wraps_an_identity() -> None:
     for damaged, passphrase in ((wrapped, "another passphrase"), (wrapped[:-1], "a passphrase of a person"), (b"", "")):
         with pytest.raises(WrongKey):
             unwrap(damaged, passphrase)
+    with pytest.raises(WrongKey):
+        unwrap(light_wrap("no identity", "a passphrase"), "a passphrase")

@@ -14,6 +14,8 @@ from cloud.backup.format import (
     RowsRecord,
     TableRecord,
     Trailer,
+    decode_header,
+    decode_manifest,
     decode_record,
     encode,
     encode_rows,
@@ -97,3 +99,12 @@ def test_a_seal_depends_on_passphrase_salt_and_digest() -> None:
     assert len(seals) == 8
     with pytest.raises(ValueError, match="cost"):
         seal_of(b"a", msgspec.structs.replace(manifest, cost=ScryptCost(2**20, 8, 1)), "00")
+
+
+@pytest.mark.parametrize("decode", [decode_header, decode_manifest, decode_record])
+@pytest.mark.parametrize(
+    "line", [b'{"type":"end","x":' + b"[" * 60_000, b'{"type":"end","\xff":1}'], ids=["deep", "bytes"]
+)
+def test_a_line_that_no_writer_makes_is_a_decode_error(decode: Any, line: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode(line)

@@ -1,6 +1,7 @@
 """A backup is one consistent point of both services, and a whole file or none."""
 
 import errno
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -49,6 +50,23 @@ async def test_the_file_is_private_and_never_replaces_another(installed: Install
     with pytest.raises(FileExistsError):
         await back_up(installed, tmp_path / "b")
     assert names_in(tmp_path) == ["b"]
+
+
+async def test_a_file_system_without_hard_links(
+    installed: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT on a memory stick has none."""
+
+    def link(_: Path, out: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(out))
+
+    monkeypatch.setattr(os, "link", link)
+    made = await back_up(installed, tmp_path / "b")
+    assert mode_and_size(tmp_path / "b") == (0o600, made.bytes)
+    with pytest.raises(FileExistsError):
+        await back_up(installed, tmp_path / "b")
+    assert names_in(tmp_path) == ["b"]
+    assert mode_and_size(tmp_path / "b") == (0o600, made.bytes)
 
 
 async def test_the_snapshots_are_taken_before_anything_else_and_that_of_fabric_first(

@@ -113,7 +113,9 @@ class Exchanges:
         newest = await self.airgap.newest(node)
         if newest is not None and newest.id != opened.request.request:
             at = f"the request {newest.id}, which was answered at {newest.answered_at:%Y-%m-%d %H:%M} UTC"
-            check_latest(opened, Moment(newest.made_at, newest.clock), at)
+            # A clock that was far ahead would make every request after its correction an earlier one.
+            made_at = min(newest.made_at, newest.answered_at)
+            check_latest(opened, Moment(made_at, newest.clock), at)
 
     async def store(
         self, operator: Operator, opened: OpenedRequest, content: Content, life: timedelta

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_USAGE, EXIT_VERIFICATION
 from cloud.cli.main import main
+from cloud.cli.restored.rebuild import FILE_BYTES_MAX
 from cloud.fabric.bodies.restored import ENTRIES_MAX, ChangeRebuild, ClosedGenerations, ImportClosed
 from protocol.ids import NodeId, TenantId
 from protocol.signed.trust import ServiceUrls, X509Bundle
@@ -87,6 +88,10 @@ def test_a_crl_of_another_ca_is_refused(
     for option, code in ((("--closed", str(crl)), "list_unusable"), (("--crl", str(tmp_path / "x")), "file_unusable")):
         assert main(["node", "rebuild", "import", "--json", *option]) == EXIT_USAGE
         assert error_of(capsys.readouterr().out)["code"] == code
+    with crl.open("wb") as file:
+        file.truncate(FILE_BYTES_MAX + 1)
+    assert main(["node", "rebuild", "import", "--json", "--closed", str(crl)]) == EXIT_USAGE
+    assert error_of(capsys.readouterr().out)["code"] == "file_too_large"
     assert main(["node", "rebuild", "import", "--json"]) == EXIT_USAGE
     assert error_of(capsys.readouterr().out)["code"] == "import_empty"
     assert calls.made == []
