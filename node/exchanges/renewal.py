@@ -1,10 +1,11 @@
 """Use case: renewal of the device certificate, over a session or with fresh evidence.
 
 `over_session` is EST at Breakwater, with the same key. `with_evidence` is the exchange of `protocol.messages.renewal`.
-It serves a certificate that opens no session any more, and a rekey. A node without a TPM sends one request instead
-(`node.exchanges.software`), with its fingerprint as the evidence. The proof is stored before it is sent, together
-with the key, so that a repeat after a crash or a lost answer gets the same certificate. After a rekey both keys are
-stored until the cloud's answer has verified; the stored certificate then decides which key is in force.
+It serves a certificate that opens no session any more, a certificate of which Breakwater has no record, and a rekey.
+A node without a TPM sends one request instead (`node.exchanges.software`), with its fingerprint as the evidence. The
+proof is stored before it is sent, together with the key, so that a repeat after a crash or a lost answer gets the same
+certificate. After a rekey both keys are stored until the cloud's answer has verified; the stored certificate then
+decides which key is in force.
 
 The cloud gives the same answer to a repeat for days. So a renewal whose answer never verifies is dropped, with the
 condition `renewal_dropped`, and the next renewal is another one.
@@ -85,7 +86,20 @@ class DeviceRenewal:
         self._over_session, self._with_evidence = Rejections(), Rejections()
 
     async def over_session(self, licence: Licence, credentials: Credentials | None) -> None:
-        """Get a new device certificate for the same key. Raises NodeError, TpmError."""
+        """Get a new device certificate for the same key. Raises NodeError, TpmError, SessionRefused.
+
+        Breakwater renews the certificates of which it has a record. After a rebuild, or after it was restored alone, it
+        may have none. Fresh evidence then gets a certificate with a record.
+        """
+        try:
+            await self._by_est(licence, credentials)
+        except api.CloudRefused as refusal:
+            if refusal.code != "peer_refused":
+                raise
+            log.warning("%s; renewing the device certificate with fresh evidence", refusal.text)
+            await self.with_evidence(licence)
+
+    async def _by_est(self, licence: Licence, credentials: Credentials | None) -> None:
         identity, trusted = licence.identity, self._trust.value
         if credentials is None:
             raise api.CloudUnreachable("cannot renew the device certificate: there is no session with the cloud")
