@@ -3,7 +3,8 @@
     STATE/airgap.json
 
 All three are in one file, so one write ends a request and keeps its receipt. A request is stored before it is shown.
-The file has the bytes of the request, so that it is shown again without a change; an activation code may be in them.
+The file has the bytes of the request, so that it is shown again without a change. The request of a recovery has its
+recovery code in them, until the answer is imported or another request takes its place.
 """
 
 from datetime import datetime

@@ -2,8 +2,8 @@
 
 The rows alone say what is due. A lapse has two steps, with a call to Breakwater in between. `begin` closes the
 generation in Fabric; from then on the activation cannot be confirmed. `finish` frees the seat after the issuer has
-closed the generation too. A seat is freed only if the node has no open confirmed generation. The seat of a revoked node
-is freed once its last lease has terminated.
+closed the generation too. A seat is freed only if the node was never confirmed, or was released. The seat of a revoked
+node is freed once its last lease has terminated.
 """
 
 from dataclasses import dataclass
@@ -115,7 +115,9 @@ class Lapses:
                 if node is None or not await self.activations.set_lapsed(row.id):
                     return False
                 idle = not _has_live_generation(node) and await self.activations.count_live(node.id) == 0
-                keeps = node.standing == "revoked" or row.claim is not None  # a recovery has taken no seat
+                # A denied grace lease closes the generation and does not revoke the node. The seat stays the node's.
+                denied = node.current_generation > 0 and node.standing in ("active", "suspended")
+                keeps = denied or node.standing == "revoked" or row.claim is not None  # a recovery has taken no seat
                 freed = idle and not keeps and await self._free(node)
                 if machines and idle and not node.current_generation:
                     await self.enrolled.replace(node.tenant, node.id, ())

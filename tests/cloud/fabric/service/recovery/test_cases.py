@@ -287,13 +287,18 @@ async def test_a_tier_that_the_tenant_does_not_admit_recovers_nothing(world: Wor
         await start(machine, claim(machine.node))
 
 
-async def test_a_lapsed_recovery_keeps_the_seat_of_a_denied_node(world: World, machine: Machine) -> None:
+@pytest.mark.parametrize("by_code", [False, True])
+async def test_a_lapse_keeps_the_seat_of_a_denied_node(world: World, machine: Machine, by_code: bool) -> None:
     await allow_grace(world)
     new = replacement(machine)
     await recovered(new, claim(machine.node))
     await decide(world, (await case_of(world, machine.node)).id, "denied")
-    code = (await issue(world, node=machine.node)).codes[0]
-    assert isinstance(await recover(machine, claim(machine.node), code.secret), Activated)
+    if by_code:
+        challenge = await machine.start((await world.code()).secret)
+        assert isinstance(await send(machine, challenge, machine.proof(challenge)), Activated)
+    else:
+        code = (await issue(world, node=machine.node)).codes[0]
+        assert isinstance(await recover(machine, claim(machine.node), code.secret), Activated)
     world.clock.forward(2 * DAY)
     await run_once(world)
     await run_once(world)
