@@ -85,6 +85,7 @@ class Contacts:
         await self.exchanges.check_latest(opened, node.id)
         self.check_contacts(opened, generation)
         await self._judge_evidence(opened, node, generation)
+        self._renews(opened, node, generation)  # a refusal comes before the contact is stored
         recorded = await self.record(opened, node, generation, arrival)
         judged = recorded.judgement
         if not judged.gets_token and judged.outcome != "late":
@@ -216,19 +217,26 @@ class Contacts:
         Raises CertificateRefused, CsrRefused, ActivationClosed, IssuerUnavailable.
         """
         request, now = opened.request, self.now()
-        if not request.csr or not self._is_due(opened, node, generation, now):
+        if not self._renews(opened, node, generation):
             return ()
-        try:
-            check_request(request.csr, generation.node_public_key)
-        except EvidenceRefused as error:
-            raise evidence_error(error) from error
-        check_no_attributes(request.csr)
         not_after = statements.device_not_after(statements.terms_of(node.tier, node.lease), now)
         with issuer_refusals_of("renewal"):
             certificate = await self.issuer.issue_device(
                 request.request, node.tenant, node.id, generation.number, request.csr, not_after
             )
         return certificate.certificate_chain
+
+    def _renews(self, opened: OpenedRequest, node: NodeRow, generation: GenerationRow) -> bool:
+        """Whether the answer has a new device certificate. Raises CertificateRefused, CsrRefused."""
+        csr = opened.request.csr
+        if not csr or not self._is_due(opened, node, generation, self.now()):
+            return False
+        try:
+            check_request(csr, generation.node_public_key)
+        except EvidenceRefused as error:
+            raise evidence_error(error) from error
+        check_no_attributes(csr)
+        return True
 
     def _is_due(self, opened: OpenedRequest, node: NodeRow, generation: GenerationRow, now: datetime) -> bool:
         """Whether the device certificate in the request is due, or a renewal order replaces it. True without one.

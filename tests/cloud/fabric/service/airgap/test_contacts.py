@@ -47,13 +47,14 @@ def twin(site: Site) -> Site:
 
 
 async def refused(site: Site, error: type[errors.Refused], reason: str, **changes: Any) -> None:
-    """Send a request that is refused. The node gets no other statement, and no exchange is stored."""
+    """Send a request that is refused. It changes nothing: no row of the node, and no exchange."""
     before = await site.exchanges()
-    seq = (await site.world.node(site.machine.node)).seq
+    node, row = await site.world.node(site.machine.node), await site.world.generation(site.machine.node, 1)
     with pytest.raises(error, match=reason):
         await site.send(site.text(**changes))
     assert await site.exchanges() == before
-    assert (await site.world.node(site.machine.node)).seq == seq
+    assert await site.world.node(site.machine.node) == node
+    assert await site.world.generation(site.machine.node, 1) == row
 
 
 async def test_wrong_nodes_and_keys(site: Site) -> None:
