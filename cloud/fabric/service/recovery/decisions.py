@@ -128,6 +128,7 @@ class CaseDecisions:
             decided_at=now,
             decided_by=by,
             reason=reason,
+            grace_until=now if case.grace else None,  # a code that is issued for the case later brings no grace back
         )
         await self.activations.end_waiting(case.activation, "denied")
         running = await self._on_grace(case, node)

@@ -1,7 +1,7 @@
 """Use case: complete the recovery case of a machine that confirms, or begin its grace lease."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -11,7 +11,7 @@ from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.ports import Now
 from cloud.fabric.service.rights.admitted import case_ended
 from cloud.fabric.store.recovery_cases import UNFINISHED, RecoveryCaseStore
-from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
+from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow, RecoveryCaseRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class RecoveryConfirms:
         case was refused or has lapsed meanwhile.
         """
         case, now = await self.cases.find(row.recovery), self.now()
-        on_grace = case is not None and case.grace and case.state in ("eligible", "code_issued")
+        on_grace = case is not None and _gets_grace(case, now)
         if case is None or not (on_grace or case.state in ("open", "approved")):
             raise case_ended(case.reason if case else "", case.next_allowed_at if case else None)
         if node.current_generation != case.generation:  # another machine may have activated since the case was opened
@@ -80,3 +80,9 @@ class RecoveryConfirms:
             state=ended.state,
             reason=ended.reason,
         )
+
+
+def _gets_grace(case: RecoveryCaseRow, now: datetime) -> bool:
+    """Whether the confirm begins the grace lease of the case, or continues it. One that has ended is not begun again."""
+    open_until = case.grace_until is None or now < case.grace_until
+    return case.grace and case.state in ("eligible", "code_issued") and open_until

@@ -99,6 +99,18 @@ async def test_a_decision_before_the_confirm_of_a_grace_lease_counts(world: Worl
     assert (await case_of(world, machine.node)).state == "consumed"
 
 
+async def test_a_code_for_a_denied_case_brings_no_grace_back(world: World, machine: Machine) -> None:
+    """The operator denies, and issues a code for the case to the right person. The denied machine does not have it."""
+    await allow_grace(world)
+    new = replacement(machine)
+    await recovered(new, claim(machine.node))
+    case = await decide(world, (await case_of(world, machine.node)).id, "denied", "not ours")
+    code = (await issue(world, case=case.id)).codes[0]
+    await waits(new, claim(machine.node))
+    assert (await world.node(machine.node)).last_generation == 2
+    assert isinstance(await recovered(machine, claim(machine.node), code.secret), Lease)
+
+
 async def test_a_denial_before_the_confirm_ends_the_generation(world: World, machine: Machine) -> None:
     await allow_grace(world)
     new = replacement(machine)

@@ -47,6 +47,18 @@ async def test_another_recovery_of_the_same_case_has_the_same_end(world: World, 
     assert (await case_of(world, machine.node)).generation == 3
 
 
+async def test_a_grace_lease_that_has_ended_is_not_begun_again(world: World, machine: Machine) -> None:
+    await allow_grace(world)
+    new = replacement(machine)
+    await recovered(new, claim(machine.node))
+    world.clock.forward(71 * HOUR)
+    assert isinstance(await recover(new, claim(machine.node)), Activated)
+    world.clock.forward(2 * HOUR)
+    with pytest.raises(errors.RecoveryRefused):
+        await new.confirm()
+    assert (await world.node(machine.node)).current_generation == 2
+
+
 async def test_the_grace_lease_does_not_enrol_the_fingerprint(world: World, machine: Machine) -> None:
     await allow_grace(world)
     new = replacement(machine)
