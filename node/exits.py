@@ -36,7 +36,11 @@ class Exit(IntEnum):
     INTERNAL = 70, "cannot continue because of a fault", "Read the agent's journal and report its last messages."
     TRY_AGAIN = 75, "cannot do this at the moment", "Try again in a moment."
     REFUSED = 77, "the cloud refused", "Ask the operator; the message names the reason."
-    UNACTIVATED = 80, "this machine is not activated", "Run `cascadia activate FILE` with an activation file."
+    UNACTIVATED = (
+        80,
+        "this machine is not activated",
+        ("Run `cascadia activate FILE` with an activation file. If it was activated before, run `cascadia recover`."),
+    )
     REVOKED = (
         81,
         "this machine's licence is revoked",

@@ -152,7 +152,10 @@ _KINDS = (
         "recovery_code_refused",
         403,
         "The recovery code is not accepted",
-        "Check the code; it works for one node and once. Ask the operator for another one.",
+        (
+            "Check the code: it works once, and for one node or tenant. Ask the operator for another code, or to approve "
+            "the recovery case."
+        ),
     ),
     ProblemKind(
         "csr_refused", 403, "The certificate request is not accepted", "Correct the part that the named check refuses."

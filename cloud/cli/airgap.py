@@ -114,7 +114,10 @@ def _request(path: Path) -> str:
         return to_file(read_request(data)).decode().strip()
     except OSError as error:
         raise CliError(
-            EXIT_USAGE, "file_unusable", f"cannot read the request in {path}: {error}", "Name the file of a request."
+            EXIT_USAGE,
+            "file_unusable",
+            f"cannot read the request in {path}: {error.strerror}",
+            "Name the file of a request.",
         ) from error
     except AirgapError as error:
         step = "Correct the named lines" if isinstance(error, DocumentDamaged) and error.lines else "Carry it again"

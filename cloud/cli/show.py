@@ -112,7 +112,8 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple | list):
-        return ",".join(_cell(item) for item in value)
+        cells = [_cell(item) for item in value]
+        return (", " if any(" " in cell for cell in cells) else ",").join(cells)
     if isinstance(value, msgspec.Struct):
         return _cell(msgspec.to_builtins(value))
     if isinstance(value, dict):

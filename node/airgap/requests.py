@@ -58,7 +58,10 @@ class NothingToRefresh(NodeError):
 
     exit = Exit.UNACTIVATED
     code = "unactivated"
-    next = "Run `cascadia request --file FILE` with an activation file."
+    next = (
+        "Run `cascadia request --file FILE` with an activation file. If this machine was activated before, run "
+        "`cascadia request --recover`."
+    )
 
 
 async def refresh_request(

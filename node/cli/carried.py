@@ -25,7 +25,7 @@ from node.config import Config
 from node.disk.boot import BootRecord
 from node.errors import NodeError
 from node.exchanges.activation_file import read_activation_file, read_recovery_source
-from node.exchanges.recovery import Source, look
+from node.exchanges.recovery import Source, look, require_named
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
 from node.licensing.boot_time import machine_clocks
@@ -202,11 +202,12 @@ class _Recovers(msgspec.Struct, frozen=True):
         return cls(source, code, node)
 
     async def claim(self, state: State, tpm: Tpm, boot: BootRecord) -> RecoveryClaim:
-        """What this machine says about the node that it was. Raises NoRecovery."""
+        """What this machine says about the node that it was. Raises NoRecovery, NodeNeeded."""
         found = (await look(state, tpm, boot, utc_now, self.node)).found
         way = plan(found, has_code=bool(self.code))
         if way.situation is None:
             raise NoRecovery(f"cannot ask for a recovery: this machine needs {way.needs}")
+        require_named(found, self.code)
         return RecoveryClaim(
             node=found.node,
             statement=found.statement,

@@ -45,8 +45,19 @@ class TrustNeeded(NodeError):
     exit = Exit.USAGE
     code = "file_needed"
     next = (
-        "Give the activation file or a recovery file of this cloud: `cascadia recover --file FILE`. The code in an old "
-        "activation file does not matter; the file names the cloud."
+        "Give the activation file or a recovery file of this cloud: run the command again with `--file FILE`. The code "
+        "in an old activation file does not matter; the file names the cloud."
+    )
+
+
+class NodeNeeded(NodeError):
+    """Nothing names the node of this machine, so the cloud cannot know which node is meant."""
+
+    exit = Exit.USAGE
+    code = "node_needed"
+    next = (
+        "Ask the operator for the id of the node (`cascade node list`), for a recovery code, or for a recovery file. Run "
+        "the command again with `--node NODE`, `--code-file FILE` or `--file FILE`."
     )
 
 
@@ -259,7 +270,8 @@ def _clear_ended(state: State, in_force: Identity) -> None:
 async def recover(state: State, tpm: Tpm, found: Found, plan: Plan, clock: Clock, say: Say, asked: "Asked") -> Licence:
     """Recover, or continue a recovery that was interrupted or waits. The caller owns the state.
 
-    Raises ApprovalPending if the case waits and the person does not; TrustNeeded; CloudRefused; NodeError, TpmError.
+    Raises ApprovalPending if the case waits and the person does not; TrustNeeded, NodeNeeded; CloudRefused; NodeError,
+    TpmError.
     """
     known = [BUILT_AT]
     if asked.source is not None:
@@ -270,6 +282,8 @@ async def recover(state: State, tpm: Tpm, found: Found, plan: Plan, clock: Clock
     # As an activation: a TPM clock that was set forward must not prevent the recovery that repairs it.
     state.start_time(first_floor(*known), None, machine_clocks(clock))
     staged = await _trust(state, asked.source, say)
+    if plan.way == "recovery" and not _has_activation(state):
+        require_named(found, asked.code)
     claim = RecoveryClaim(
         node=found.node,
         statement=found.statement,
@@ -279,6 +293,20 @@ async def recover(state: State, tpm: Tpm, found: Found, plan: Plan, clock: Clock
     right = Right(asked.code, sha256_hex(asked.code.encode()), claim)
     manner = Manner(in_software=asked.in_software or found.in_software, wait=asked.wait)
     return await enrol(state, staged, tpm, clock, say, right, manner)
+
+
+def require_named(found: Found, code: str) -> None:
+    """Check that something names the node: the state directory, the person, or a recovery code. Raises NodeNeeded."""
+    if not (found.node or found.statement or code):
+        raise NodeNeeded("cannot ask for a recovery: nothing on this machine names its node, and no code is given")
+
+
+def _has_activation(state: State) -> bool:
+    """Whether an interrupted recovery is stored. It goes on, and names the node."""
+    try:
+        return state.identities.load_activation() is not None
+    except StateError:
+        return False
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):

@@ -139,7 +139,9 @@ _TABLE: dict[LicenceState, _Row] = {
     "revoked": _Row(False, False, Exit.REVOKED, "the cloud has ended this machine's licence"),
     "pending": _Row(False, False, Exit.PENDING, "the activation is not confirmed yet"),
     "suspended": _Row(False, False, Exit.SUSPENDED, "the cloud has suspended the licence"),
-    "hardware-mismatch": _Row(False, False, Exit.HARDWARE_MISMATCH, "this machine's TPM is not the activated TPM"),
+    "hardware-mismatch": _Row(
+        False, False, Exit.HARDWARE_MISMATCH, "this machine's TPM is not the activated one, or was cleared"
+    ),
     "stale": _Row(False, False, Exit.STALE, "there is no statement that can be trusted"),
     "terminated": _Row(False, False, Exit.TERMINATED, "the lease has terminated"),
     "recovery-pending": _Row(

@@ -12,7 +12,7 @@ from node.disk import calls
 from node.disk.boot import BootRecord
 from node.exchanges.approval import ApprovalPending
 from node.exchanges.enrolment import RecoveryUnsupported
-from node.exchanges.recovery import Asked, Look, Source, TrustNeeded, look, mend_trust, recover, renew
+from node.exchanges.recovery import Asked, Look, NodeNeeded, Source, TrustNeeded, look, mend_trust, recover, renew
 from node.exits import Exit
 from node.hwbind import endorsement, presence
 from node.hwbind.keys import WrappedKey
@@ -214,6 +214,9 @@ async def test_a_lost_state_needs_a_file_that_names_the_cloud(
     with pytest.raises(TrustNeeded) as needed:
         await reinstalled.recover(CODE)
     assert needed.value.exit is Exit.USAGE
+    with pytest.raises(NodeNeeded):
+        await reinstalled.recover("", source=source)
+    assert not fabric.claims, "a request that names no node is not sent"
     licence = await reinstalled.recover(CODE, node=NODE, source=source)
     assert (licence.identity.node, licence.identity.generation, licence.verdict().gate_open) == (NODE, 2, True)
     ((_, claim),) = fabric.claims
@@ -259,7 +262,7 @@ async def test_a_case_that_waits_is_shown_and_continues_after_its_approval(
 ) -> None:
     fabric.awaited = waits()
     with pytest.raises(ApprovalPending) as caught:
-        await reinstalled.recover(source=source)
+        await reinstalled.recover(node=NODE, source=source)
     assert (caught.value.code, caught.value.exit, caught.value.waits.recovery) == (
         "recovery_pending",
         Exit.PENDING,

@@ -17,7 +17,7 @@ from protocol.codes import make_recovery_code
 from tests.system.support.harness import Plan
 from tests.system.support.software_machine import NO_TPM, hardware
 
-NEEDS_FILE, REFUSED, REVOKED, SUSPENDED, TPM, WAITS = 2, 77, 81, 82, 87, 88
+USAGE, REFUSED, REVOKED, SUSPENDED, TPM, WAITS = 2, 77, 81, 82, 87, 88
 
 
 class Place:
@@ -141,7 +141,7 @@ def reinstalled_with_a_file(place: Place) -> None:
     """The disk was lost: a recovery file names the cloud and the node, and has the code."""
     machine, node = place.activated()
     shutil.rmtree(machine.state)
-    shown = place.refused(machine, outcome="file_needed", expect=NEEDS_FILE)
+    shown = place.refused(machine, outcome="file_needed", expect=USAGE)
     assert shown["found"]["directory"] == "lost"
     file = place.directory / "recovery.json"
     place.recovery("codes", "issue", "--node", node, "--recovery-file", str(file))
@@ -153,8 +153,7 @@ def reinstalled_and_approved(place: Place) -> None:
     """The disk was lost, and there is no code: the machine names its node and proves its chip. A person approves."""
     machine, node = place.activated()
     shutil.rmtree(machine.state)
-    unnamed = machine.run("recover", "--no-wait", "--file", str(place.file), expect=REFUSED)
-    assert "Name the node by its id" in unnamed["sentence"]
+    place.refused(machine, "--file", str(place.file), outcome="node_needed", expect=USAGE)
     case = place.waits(machine, "--file", str(place.file), "--node", node)
     assert machine.run("status", expect=WAITS)["license"]["state"] == "pending"
     assert place.waits(machine) == case
