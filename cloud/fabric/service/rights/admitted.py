@@ -137,7 +137,9 @@ class Rights:
         except tiers.TierRefused as error:
             raise TierNotAllowed(str(error)) from error
         if tier == "software" and pcr_policy(admitted.tenant.pcr_policies, admitted.profile) == "require":
-            raise TpmRequired(f"the tenant requires PCR quotes for the profile {admitted.profile}")
+            # A caller that only names a node in a recovery learns nothing of that node, so also not its profile.
+            profile = f"the profile {admitted.profile}" if admitted.code is not None else "the profile of the node"
+            raise TpmRequired(f"the tenant requires PCR quotes for {profile}")
 
     async def node_of(self, row: ActivationRow) -> NodeRow | None:
         """The node that a recovery is for: that of its generation, of its claim, or of the proved chip."""
