@@ -117,7 +117,11 @@ def _secret_files(installation: Installation) -> Iterator[Path]:
 def not_included(installation: Installation) -> tuple[str, ...]:
     """Name what the installation needs and the backup does not have, one text each."""
     breakwater, fabric = installation.breakwater, installation.fabric
-    found = ["the passphrase of the key files", "offline keys of the root CA and of the published trust", "tokens"]
+    found = [
+        "the passphrase of the key files",
+        "offline keys of the root CA and of the published trust",
+        "operators' tokens",
+    ]
     if breakwater.token is not None:
         found.append(f"CA keys in the PKCS#11 token {breakwater.token.label}")
     found.extend(

@@ -36,7 +36,7 @@ def test_a_large_file_is_refused(installed: Installation, monkeypatch: pytest.Mo
 
 
 def test_keys_in_a_token_and_folders_outside_are_named(installed: Installation) -> None:
-    assert "tokens" in not_included(installed)
+    assert "operators' tokens" in not_included(installed)
     token = TokenSettings(module="/usr/lib/hsm.so", label="cas", pin_file="credential:pin")
     breakwater = msgspec.structs.replace(installed.breakwater, token=token, tls="/etc/cascade/tls")
     found = not_included(msgspec.structs.replace(installed, breakwater=breakwater))
