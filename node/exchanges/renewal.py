@@ -1,8 +1,8 @@
 """Use case: renewal of the device certificate, over a session or with fresh evidence.
 
 `over_session` is EST at Breakwater, with the same key. `with_evidence` is the exchange of `protocol.messages.renewal`.
-It serves a certificate that opens no session any more, a certificate of which Breakwater has no record, and a rekey.
-A node without a TPM sends one request instead (`node.exchanges.software`), with its fingerprint as the evidence. The
+It serves a certificate that opens no session any more, a key of which Breakwater has no record, and a rekey. A node
+without a TPM sends one request instead (`node.exchanges.software`), with its fingerprint as the evidence. The
 proof is stored before it is sent, together with the key, so that a repeat after a crash or a lost answer gets the same
 certificate. After a rekey both keys are stored until the cloud's answer has verified; the stored certificate then
 decides which key is in force.
@@ -88,16 +88,17 @@ class DeviceRenewal:
     async def over_session(self, licence: Licence, credentials: Credentials | None) -> None:
         """Get a new device certificate for the same key. Raises NodeError, TpmError, SessionRefused.
 
-        Breakwater renews the certificates of which it has a record. After a rebuild, or after it was restored alone, it
-        may have none. Fresh evidence then gets a certificate with a record.
+        Breakwater renews a certificate if it has a record of it, for the recorded key. After a rebuild, or after it was
+        restored alone, it has none, or an earlier key. A new key with fresh evidence then makes a record: with the
+        present key, Fabric would wait until the certificate is in the last third of its life.
         """
         try:
             await self._by_est(licence, credentials)
         except api.CloudRefused as refusal:
-            if refusal.code != "peer_refused":
+            if refusal.code not in ("peer_refused", "csr_refused"):
                 raise
             log.warning("%s; renewing the device certificate with fresh evidence", refusal.text)
-            await self.with_evidence(licence)
+            await self.with_evidence(licence, rekey=True)
 
     async def _by_est(self, licence: Licence, credentials: Credentials | None) -> None:
         identity, trusted = licence.identity, self._trust.value

@@ -113,23 +113,24 @@ async def test_an_answer_that_is_no_certificate_is_silence(
     assert stored(state) == before == plain(licence.identity)
 
 
-async def test_a_certificate_without_a_record_is_renewed_with_fresh_evidence(
-    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
+@pytest.mark.parametrize("code", ["peer_refused", "csr_refused"])
+async def test_a_key_without_a_record_at_the_issuer_is_replaced_with_fresh_evidence(
+    state: State, licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric, code: str
 ) -> None:
     before = licence.identity
-    fabric.answers[PATH_SIMPLEREENROLL] = refused("peer_refused")
+    fabric.answers[PATH_SIMPLEREENROLL] = refused(code)
     await over_session(renewal, licence, tpm)
     after = stored(state)
     assert after == plain(licence.identity)
-    assert (after.node_key, after.chain != before.chain) == (before.node_key, True)
+    assert (after.node_key == before.node_key, after.chain == before.chain) == (False, False)
     works(state, tpm)
 
 
 async def test_another_refusal_of_a_renewal_asks_for_no_evidence(
     licence: Licence, renewal: DeviceRenewal, tpm: Tpm, fabric: Fabric
 ) -> None:
-    fabric.answers[PATH_SIMPLEREENROLL] = refused("csr_refused")
-    with pytest.raises(api.CloudRefused, match="request"):
+    fabric.answers[PATH_SIMPLEREENROLL] = refused("conflict")
+    with pytest.raises(api.CloudRefused):
         await over_session(renewal, licence, tpm)
     assert not [request for request in fabric.requests if request.path == PATH_RENEWALS]
 

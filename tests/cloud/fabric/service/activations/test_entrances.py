@@ -64,7 +64,7 @@ async def test_a_node_with_a_tpm_continues_without_one_only_where_the_tenant_adm
     await admit_software(world)
     policies = world.parts.operators.pcr_policies
     await policies.set_policy(ALICE, world.tenant, SetPcrPolicy("require", "standard"))
-    with pytest.raises(errors.TpmRequired, match="for the profile of the node$"):
+    with pytest.raises(errors.TpmRequired, match=r"for the profile of the node$"):
         await start(without, machine.node, code.secret)
     await policies.set_policy(ALICE, world.tenant, SetPcrPolicy("report", "standard"))
     challenge = await start(without, machine.node, code.secret)
