@@ -335,7 +335,7 @@ class AirgapExchange(Table, db=UNBOUND, tablename="airgap_exchange"):
     made_at = Timestamptz(default=None)
     clock = Text(default="null")
     answered_at = Timestamptz(default=None, index=True)
-    valid_until = Timestamptz(default=None)
+    valid_until = Timestamptz(default=None, index=True)
     answered_by = Varchar(length=ID)
     seq = BigInt()
     statement_type = Varchar(length=16)

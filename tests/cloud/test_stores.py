@@ -25,6 +25,8 @@ SMALL = {"authority", "revoked_service", "few"}
 """Tables with few rows, and a subquery with a LIMIT."""
 BROWSED = {"checker_reads._COUNT", "checker_reads._TALLY"}
 """Runs with `browse`: the checker counts all records."""
+RESTORED = {"restored._END", "tokens._REVOKE_ALL"}
+"""Changes every row, once in each restore, before a service runs."""
 
 
 def statements(service: str) -> Iterator[tuple[str, Statement]]:
@@ -46,7 +48,7 @@ def test_sqlite_takes_every_statement_and_finds_rows_by_an_index(service: str, t
         nulls = statement.arguments(dict.fromkeys(statement.names))
         for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement.sqlite}", nulls):
             found = re.fullmatch(r"SCAN (\w+)", step)
-            if found and found.group(1) not in SMALL and name not in BROWSED:
+            if found and found.group(1) not in SMALL and name not in BROWSED | RESTORED:
                 scanned.add((name, step))
     connection.close()
     assert names > 50

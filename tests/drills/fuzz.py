@@ -18,7 +18,18 @@ from tests.drills.frame import Figure, Outcome, Say
 USUAL_TIME = "90 min"
 MINUTES_MAX = 120.0
 
-TARGETS = ("csr", "est", "ocsp", "evidence", "certificate", "bundle", "settings", "activation-file", "socket-answer")
+TARGETS = (
+    "csr",
+    "est",
+    "ocsp",
+    "evidence",
+    "certificate",
+    "bundle",
+    "settings",
+    "activation-file",
+    "socket-answer",
+    "carried",
+)
 PROGRESS_SECONDS = 60.0
 TAIL_LINES = 15
 """The lines of a failed run's output in its finding."""

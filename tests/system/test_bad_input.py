@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from cloud.fabric.bodies.recovery_codes import SetRecoveryPolicy
 from cloud.fabric.nonce import SALT_BYTES, make_nonce
 from lab.cloud import Cloud
 from lab.processes import ended, wait_until
@@ -95,7 +96,10 @@ def _bodies(good: object) -> dict[str, tuple[bytes, str, tuple[str, ...]]]:
     return cases
 
 
-_OPTIONAL = frozenset({"reason", "presented", "note", "after", "roots", "targets", "contents", "override"})
+_OPTIONAL = frozenset(
+    {"reason", "presented", "note", "after", "roots", "targets", "contents", "override", "dry_run", "serials"}
+    | set(SetRecoveryPolicy.__struct_fields__)
+)
 
 
 def _builtins(value: object) -> Any:

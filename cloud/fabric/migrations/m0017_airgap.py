@@ -18,7 +18,7 @@ STEPS = (
         made_at=Timestamptz(default=None),
         clock=Text(default="null"),
         answered_at=Timestamptz(default=None, index=True),
-        valid_until=Timestamptz(default=None),
+        valid_until=Timestamptz(default=None, index=True),
         answered_by=Varchar(length=64),
         seq=BigInt(),
         statement_type=Varchar(length=16),

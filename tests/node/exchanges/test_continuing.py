@@ -40,7 +40,7 @@ async def wait(site: Site, fabric: Fabric, source: Source | None = None) -> None
     """Have the machine's recovery wait."""
     fabric.awaited = waits()
     with pytest.raises(ApprovalPending):
-        await site.recover(source=source)
+        await site.recover(node=NODE, source=source)
 
 
 def proofs(fabric: Fabric) -> list[bytes]:
