@@ -223,6 +223,22 @@ def is_turned_away(rotation: Rotation, service: Service, identity: Identity, ask
     return False
 
 
+def rotate_without_nodes(rotation: Rotation, reason: str) -> None:
+    """Rotate the root and both issuing CAs to the end, with `reason` for the nodes that are off."""
+    off = ("--override", "--reason", reason)
+    rotation.make()
+    rotation.publish_both()
+    for name in ("root-2", "nodes-2", "services-2"):
+        rotation.rotate("activate", name, *off)
+    rotation.trust("renew-devices", "--after", "now", "--reason", "rotation")
+    wait_until("the renewal of the services", lambda: rotation.served_by("services-2"))
+    rotation.trust("publish", rotation.drop(), *off)
+    for step in ("taint", "revoke"):
+        for name in ("nodes-1", "services-1", "root-1"):
+            rotation.rotate(step, name, *off)
+    wait_until("the end of the old root", lambda: all(rotation.is_gone("root-1", it) for it in SERVICES))
+
+
 def crl_of(cloud: Cloud, certificate: x509.Certificate) -> x509.CertificateRevocationList:
     """Fetch the CRL that a certificate names."""
     points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
