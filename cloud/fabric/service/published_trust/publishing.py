@@ -167,15 +167,16 @@ class Publishing:
     def _check_ours(self, new: Content, now: datetime) -> None:
         """Check that nodes can still use this Fabric with the new targets. Raises TrustRefused.
 
-        1 the targets name this Fabric's URL; 2 every signing key of this Fabric is valid now, for every document type
-        that it signs; 3 a CA in the new bundle issued this Fabric's own TLS certificate.
+        1 the targets name this Fabric's URL; 2 every signing key of this Fabric is valid now and not withdrawn, for every
+        document type that it signs; 3 a CA in the new bundle issued this Fabric's own TLS certificate.
         """
         if new.urls.fabric != self.public_url:
             raise TrustRefused(f"the targets name the URL {new.urls.fabric}; this Fabric's is {self.public_url}")
         known = {key.kid: key for key in new.keys.keys}
         for ours in self.signer.published(now, now):
             key = known.get(ours.kid)
-            if key is None or not set(ours.typs) <= set(key.typs) or not key.not_before <= now < key.not_after:
+            covers = key is not None and not key.withdrawn and key.not_before <= now < key.not_after
+            if key is None or not covers or not set(ours.typs) <= set(key.typs):
                 raise TrustRefused(f"the targets do not trust the key {ours.kid}, with which this Fabric signs")
         leaf = self.service_certificates().get("fabric")
         if leaf is not None and issuer_among(leaf, read_certificates(new.bundle.service_issuers)) is None:

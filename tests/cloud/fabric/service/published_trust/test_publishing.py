@@ -20,6 +20,7 @@ from cloud.fabric.tuf.targets import Content
 from cloud.mtls.peer import key_id_of
 from protocol.encoding import sha256_hex
 from protocol.limits import REQUEST_BODY_BYTES_MAX
+from protocol.signed.envelope import VerificationKey
 from protocol.signed.trust import TARGET_SERVICES, TARGET_X509_BUNDLE
 from tests.cloud.breakwater.support import START
 from tests.cloud.fabric.authorities import Authority, Generation
@@ -123,6 +124,11 @@ SECOND = Generation()
 NO_CA = Authority("no CA", SECOND.root, ca=False)
 
 
+def withdrawn(keys: tuple[VerificationKey, ...]) -> tuple[VerificationKey, ...]:
+    """The keys, of which the first one is withdrawn."""
+    return (msgspec.structs.replace(keys[0], withdrawn=True), *keys[1:])
+
+
 OVER = Authority("root over", not_after=START - timedelta(hours=1))
 
 
@@ -149,6 +155,12 @@ OVER = Authority("root over", not_after=START - timedelta(hours=1))
         (
             lambda content: msgspec.structs.replace(
                 content, keys=msgspec.structs.replace(content.keys, keys=content.keys.keys[1:])
+            ),
+            "do not trust the key",
+        ),
+        (
+            lambda content: msgspec.structs.replace(
+                content, keys=msgspec.structs.replace(content.keys, keys=withdrawn(content.keys.keys))
             ),
             "do not trust the key",
         ),
