@@ -149,11 +149,13 @@ class Contact:
     async def renew(self, *, rekey: bool = False) -> None:
         """Refresh the licence and the session and, unless the node is revoked, renew the device certificate now.
 
+        If the cloud answers with a signed statement instead of a session, nothing is renewed, and the statement says why.
         Raises NodeError with the cause if the cloud gave no signed statement; NodeError, TpmError of the renewal.
         """
         if not await self.attempt(new_session=True) and self.last_failure is not None:
             raise self.last_failure.error()
-        if not self._licence.revoked:
+        answered_without_session = self.connection.credentials is None and not rekey
+        if not self._licence.revoked and not answered_without_session:
             await self.renew_device(rekey=rekey)
 
     async def renew_device(self, *, rekey: bool = False) -> None:

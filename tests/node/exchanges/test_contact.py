@@ -18,7 +18,7 @@ from node.state import State
 from protocol import problems
 from protocol.encoding import json_decode, json_encode
 from protocol.messages.renewal import PATH_RENEWALS
-from protocol.messages.sessions import Session, StatementAnswer
+from protocol.messages.sessions import OpenSession, Session, StatementAnswer, open_proof
 from tests.node.exchanges.paths import NONCES, SESSIONS, STATEMENT, asked
 from tests.node.shells import VERSION, Refreshes, identity
 from tests.simulators.fabric import (
@@ -370,6 +370,22 @@ async def test_renew_says_the_cause(contact: Contact, fabric: Fabric) -> None:
     with pytest.raises(NodeError) as caught:
         await contact.renew()
     assert (caught.value.code, caught.value.exit) == ("csr_refused", Exit.REFUSED)
+
+
+async def test_renew_ends_with_the_statement_that_refused_the_session(contact: Contact, fabric: Fabric) -> None:
+    """As for the copy of a suspected clone: the command then shows the statement, and not a missing session."""
+    statement = fabric.suspension()
+
+    async def suspends(request: Request) -> Reply:
+        body = json_decode(request.body, OpenSession)
+        device = x509.load_der_x509_certificate(body.device_certificate)
+        nonce = open_proof(body.proof, device.public_key()).answer_nonce
+        return problem("clone_suspected", statement, fabric.freshness(nonce, statement, 1))
+
+    fabric.answers[SESSIONS] = suspends
+    await contact.renew()
+    assert contact.licence.verdict().state == "suspended"
+    assert asked(fabric) == [NONCES, SESSIONS]
 
 
 async def test_a_node_that_the_cloud_does_not_know_says_so(contact: Contact, fabric: Fabric) -> None:
