@@ -92,7 +92,7 @@ class Reader:
         except msgspec.DecodeError as error:
             raise BackupDamaged(self._path, f"its manifest cannot be read: {error}") from error
         if manifest.header_sha256 != header_sha256:
-            raise BackupDamaged(self._path, "its header is not the one that was written")
+            raise BackupDamaged(self._path, "its header was changed after the backup was written")
         self._digest.update(line)
         return manifest
 

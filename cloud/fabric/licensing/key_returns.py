@@ -88,7 +88,7 @@ def _refused(holders: Holders, holder: Holder) -> SessionJudgement:
 
 
 def _suspected(holders: Holders, returned: Holder, now: datetime) -> SessionJudgement:
-    """Both machines go on. The one that was displaced is current again: its key is the newer one."""
+    """Both machines go on. The displaced machine is current again, because its key is newer."""
     changed = _in_place_of_current(holders, returned, "older")
     changed = msgspec.structs.replace(changed, cause="former-key", since=now, behind=None)
     return SessionJudgement("suspected", changed, returned.id)

@@ -60,8 +60,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 class Earlier(msgspec.Struct, frozen=True, kw_only=True):
     """The newest case of the node.
 
-    `same_machine`: the machine of that case is the one that asks now. `grace_until` is the end of the grace lease that
-    was signed for it; None without one.
+    `same_machine`: the machine of that case asks now. `grace_until` is the end of the grace lease of that case; None
+    without a grace lease.
     """
 
     state: CaseState

@@ -91,7 +91,7 @@ class RecoveryCodeStore:
         return [_CODE.read(row) for row in rows]
 
     async def newest(self, tenant: TenantId, node: str) -> RecoveryCodeRow | None:
-        """The newest code of a node. With an empty `node`: the newest one that is bound to no node of the tenant."""
+        """The newest code of a node. With an empty `node`: the newest code of the tenant that is bound to no node."""
         return _CODE.read_one(await self._engine.fetch_one(_NEWEST, tenant=tenant, node=node))
 
     async def revoke(self, code: RecoveryCodeId, at: datetime) -> bool:

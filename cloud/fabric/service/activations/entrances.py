@@ -59,7 +59,7 @@ class Entrance(Protocol):
         ...
 
     async def waiting(self, row: ActivationRow) -> AwaitedApproval:
-        """The answer to a machine whose activation waits, or waited. Raises the refusal of one that waits no more."""
+        """The answer to a machine whose activation waits, or waited. Raises the refusal of an ended wait."""
         ...
 
 

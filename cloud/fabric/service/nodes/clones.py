@@ -93,8 +93,8 @@ class Recorded(msgspec.Struct, frozen=True):
 class _Judging(NamedTuple):
     """How to judge: `judge` gets the holders, and whether an automatic repair is left.
 
-    `statement` is the one that the machine presents, empty for none. `former_key` is the hash of the former key with
-    which a machine renews; empty for a session.
+    `statement` is the statement that the machine presents, empty for none. `former_key` is the hash of the former key
+    with which a machine renews; empty for a session.
     """
 
     judge: Callable[[Holders | None, bool], SessionJudgement]

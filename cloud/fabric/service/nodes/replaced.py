@@ -1,6 +1,6 @@
 """Use case: the machine that a recovery replaced asks again. A clone of the node is then suspected.
 
-Two machines then claim to be one node: the one that recovered it, and the one of the closed generation. The flag shows
+Two machines then claim to be one node: the recovered machine, and the machine of the closed generation. The flag shows
 the evidence of both, once for each recovery. An operator settles it.
 """
 

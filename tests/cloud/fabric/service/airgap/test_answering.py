@@ -71,7 +71,7 @@ async def test_after_a_change_of_the_standing_the_same_request_gets_the_present_
     await change(site.world, site.machine, "suspend")
     assert isinstance(site.read(await site.answered(text)), Suspension)
     await change(site.world, site.machine, "resume")
-    # Each of the answers may be the one that reaches the site. Its receipt is recognised.
+    # Any of the answers may reach the site. Its receipt is recognised.
     assert isinstance(site.take(await site.answered(text)), Lease)
     await site.refresh()
     assert [each.state for each in await site.exchanges()] == ["received", "received", "answered"]
