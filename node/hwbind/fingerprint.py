@@ -5,7 +5,7 @@ machine may have another value of it than the reading shows: a permission, an I/
 processed yet. Raw values stay in memory and are never logged. The agent sends the HMAC of each value under the tenant's
 salt (`protocol.hardware`). Reads of /sys block, so call this module from a worker thread.
 
-Only root can read DMI serials, unless a tmpfiles rule gives them to the agent's group.
+Only root can read DMI serials in /sys. `node.hwbind.dmi` has the ways by which an agent that is not root gets them.
 """
 
 import fcntl
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from node.hwbind import dmi
 from node.hwbind.system_disks import system_disks
 from protocol import hardware
 from protocol.fingerprint import VALUES_MAX
@@ -27,6 +28,9 @@ from protocol.fingerprint import VALUES_MAX
 Udev = Callable[[Path], Mapping[str, str] | None]
 """A callable: path of a device in /sys -> its properties in the udev database; empty if the machine has no database.
 None if udev has not processed the device yet, or cannot be asked."""
+
+Provided = Callable[[str], bytes]
+"""A callable: kind of a DMI value -> its bytes as root has read them; empty if root has not."""
 
 PermanentAddress = Callable[[str], str]
 """A callable: name of a network interface -> the address that the card was made with; empty if it is not known."""
@@ -38,10 +42,6 @@ DISKS_MAX = VALUES_MAX["disk_serial"]
 UDEV_DATABASE = Path("/run/udev/data")
 """The directory of the udev database (sd-device of systemd). A machine or container without udev does not have it."""
 
-_VALUE_BYTES_MAX = 4096
-"""A file of /sys has at most one page."""
-
-_DMI = ("product_uuid", "board_serial", "chassis_serial")
 _ETHERNET = "1"
 _PERMANENT = "0"
 """Value of `addr_assign_type` for an address that the hardware provides (NET_ADDR_PERM)."""
@@ -97,14 +97,19 @@ Convert = Callable[[str], str]
 
 
 def read_components(
-    root: Path = Path("/"), udev: Udev | None = None, permanent_address: PermanentAddress | None = None
+    root: Path = Path("/"),
+    udev: Udev | None = None,
+    permanent_address: PermanentAddress | None = None,
+    provided: Provided | None = None,
 ) -> Components:
     """All components of the machine whose /sys and /proc are under `root`.
 
-    Without `permanent_address` the kernel is asked, if `root` is this machine's own.
+    If `root` is this machine's own, the kernel is asked without `permanent_address`, and `node.hwbind.dmi` without
+    `provided`.
     """
     properties = udev or _udev_properties
     address = permanent_address or (_ask_kernel if root == Path("/") else _no_address)
+    dmi_value = provided or (dmi.provided if root == Path("/") else _nothing)
     values: dict[str, str] = {}
     absent = Reasons()
     unreadable: set[str] = set()
@@ -125,8 +130,8 @@ def read_components(
         else:
             absent[kind] = reason
 
-    for kind in _DMI:
-        take(kind, [([partial(_text, root / "sys/class/dmi/id" / kind)], _unchanged)], 1, "")
+    for kind in dmi.KINDS:
+        take(kind, [(_dmi_values(root, kind, dmi_value), _unchanged)], 1, "")
     disks = [(disk, properties(disk)) for disk in system_disks(root)]
     no_disk = "the root file system is on no disk"
     take("disk_serial", [(_serials(*disk), _unchanged) for disk in disks], DISKS_MAX, no_disk)
@@ -159,6 +164,10 @@ def _no_address(interface: str) -> str:
     return ""
 
 
+def _nothing(kind: str) -> bytes:
+    return b""
+
+
 def _ask_kernel(interface: str) -> str:
     """The permanent address as `ethtool -P` reads it; empty if the driver does not know it. Needs no privilege."""
     answer = array("B", struct.pack(f"=II{_ADDRESS_BYTES_MAX}x", _ETHTOOL_GPERMADDR, _ADDRESS_BYTES_MAX))
@@ -175,7 +184,7 @@ def _ask_kernel(interface: str) -> str:
 def _bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(_VALUE_BYTES_MAX)
+            return file.read(dmi.VALUE_BYTES_MAX)
     except FileNotFoundError as error:
         raise _Absent("the kernel does not report it") from error
     except PermissionError as error:
@@ -240,6 +249,12 @@ class _Tried:
                 return value
             fault = fault if fault.doubtful else _Absent("the manufacturer left a placeholder")
         raise fault
+
+
+def _dmi_values(root: Path, kind: str, provided: Provided) -> Iterator[Reader]:
+    """The sources of a DMI value. The one that root has read is first: where it is, /sys refuses this user."""
+    yield lambda: _known(_as_text(provided(kind)))
+    yield partial(_text, dmi.folder(root) / kind)
 
 
 def _serials(disk: Path, properties: Mapping[str, str] | None) -> Iterator[Reader]:
@@ -318,10 +333,10 @@ def _card_address(found: str) -> str:
     return address
 
 
-def _known(address: str) -> str:
-    if not address:
+def _known(value: str) -> str:
+    if not value:
         raise _Absent("the device does not report it")
-    return address
+    return value
 
 
 def _mac_of_name(name: str) -> str:

@@ -53,8 +53,8 @@ FINGERPRINT_NEXT = (
     "it with `cascadia activate FILE`; an operator must then approve it."
 )
 FINGERPRINT_UNREADABLE_NEXT = (
-    "Give the agent's user the right to read /sys/class/dmi/id, and check that udev runs. The agent reads again at its "
-    "next heartbeat."
+    "Check that udev runs, and that the unit of the agent has the lines `LoadCredential=dmi-...` of the package: only root "
+    "can read /sys/class/dmi/id. The agent reads again at its next heartbeat."
 )
 
 RECORD_SECONDS_MAX = 2.0
