@@ -10,7 +10,7 @@ import logging
 import random
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -176,17 +176,19 @@ class Agent:
 
     # Loops
 
-    async def run(self, ready: Callable[[], None] = lambda: None, *, announced: bool = False) -> None:
+    async def run(
+        self, ready: Callable[[], None] = lambda: None, *, announced: bool = False, passed: Sequence[int] = ()
+    ) -> None:
         """Settle, then serve until SIGTERM or SIGINT. A signal also ends the settling.
 
-        `ready` is called once the agent serves. Before READY it raises Revoked or TpmError. After READY it raises an
+        `ready` is called once the agent serves. `passed` are the descriptors that systemd has passed. Before READY it raises Revoked or TpmError. After READY it raises an
         ExceptionGroup with the TpmError if the TPM still fails when the lease is due for refresh. With `announced`
         READY was reported before, so a revoked node serves with a closed gate.
         """
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 if await self._settling.settled(signals, announced=announced):
-                    await self._serve(signals, ready)
+                    await self._serve(signals, ready, passed)
             notify.stopping()
         finally:
             await self._finish()
@@ -202,9 +204,9 @@ class Agent:
         except Exception as error:  # noqa: BLE001 (the exit code is that of the run)
             self._errors.report("stopping", error)
 
-    async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None]) -> None:
+    async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None], passed: Sequence[int]) -> None:
         # A socket that cannot be made at the start ends the agent (SocketUnusable).
-        socket = Serving(self.config.socket, routes.handler(self), self.contact.conditions)
+        socket = Serving(self.config.socket, routes.handler(self), self.contact.conditions, passed)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "socket": socket.run,
             "clock": self.heartbeat.keep_clock,

@@ -8,7 +8,7 @@ the start with `unactivated`. If a recovery of such a machine waits, the agent c
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
@@ -128,11 +128,12 @@ class Starting:
 class _Start:
     """One start. `held` keeps the lock of the state directory until the agent ends."""
 
-    def __init__(self, config: Config, tpm: Tpm, clock: Clock, held: ExitStack) -> None:
+    def __init__(self, config: Config, tpm: Tpm, clock: Clock, held: ExitStack, passed: Sequence[int] = ()) -> None:
         self._config = config
         self._tpm = tpm
         self._clock = clock
         self._held = held
+        self._passed = passed
         self._owned = False
         self._state = State(config.state_dir)
         self._starting = Starting(config, self._state, clock)
@@ -243,7 +244,7 @@ class _Start:
 
     async def _answer(self) -> None:
         """Answer local programs until the state can be read."""
-        socket = Serving(self._config.socket, routes.handler(self._starting), self._state.conditions)
+        socket = Serving(self._config.socket, routes.handler(self._starting), self._state.conditions, self._passed)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervised, "socket", socket.run, self._errors)
             watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
@@ -260,6 +261,7 @@ async def run(
     clock: Clock = utc_now,
     retry_seconds: float = RETRY_SECONDS_MIN,
     silent_seconds: float = DISK_SECONDS_MAX,
+    passed: Sequence[int] = (),
 ) -> None:
     """Run the agent until SIGTERM or SIGINT.
 
@@ -271,6 +273,7 @@ async def run(
         clock: the wall clock.
         retry_seconds: the pause after the first failed attempt to read the state.
         silent_seconds: how long the first attempt may take before the socket answers without it.
+        passed: the descriptors that systemd has passed; the socket of the settings is among them.
 
     Raises NotActivated if it is certain that no identity is stored; StateBusy if another process owns the state;
     StateUnsafe if the state directory itself is a link, is shared or belongs to another user; and as `Agent.run`.
@@ -283,8 +286,8 @@ async def run(
             waited = True
             waiting()
 
-        agent = await _Start(config, tpm, clock, held).load(retry_seconds, silent_seconds, late=late)
+        agent = await _Start(config, tpm, clock, held, passed).load(retry_seconds, silent_seconds, late=late)
         if agent is not None:
-            await agent.run(ready, announced=waited)
+            await agent.run(ready, announced=waited, passed=passed)
         else:
             notify.stopping()

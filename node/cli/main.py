@@ -105,9 +105,11 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
 
 async def _run(config: Config, args: argparse.Namespace) -> int:
     from node.startup import run
+    from node.system.listening import passed_descriptors
 
+    passed = passed_descriptors()
     async with _tpm(config) as tpm:
-        await run(config, tpm, ready=_collect_garbage, waiting=_collect_garbage)
+        await run(config, tpm, ready=_collect_garbage, waiting=_collect_garbage, passed=passed)
     return 0
 
 

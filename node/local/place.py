@@ -1,5 +1,8 @@
-"""Adapter: the file of the unix socket. It makes the socket, and finds out when the file is gone or others could
-replace it.
+"""Adapter: the file of the unix socket. It makes the socket, or takes the one that systemd made, and finds out when the
+file is gone or others could replace it.
+
+Systemd holds its socket over restarts of the agent, and connections wait there meanwhile. Systemd's socket whose file
+is gone cannot be reached any more, so the agent then makes a socket of its own at the path.
 
 Only root and the agent's user may write the socket's directory, because another socket at the path could report any
 licence to the software on the machine.
@@ -10,7 +13,8 @@ import os
 import socket
 import stat
 import struct
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -81,13 +85,19 @@ def is_privileged(user: int) -> bool:
     return user in (0, os.geteuid())
 
 
-def listen(path: Path) -> Place:
+def listen(path: Path, passed: Sequence[int] = ()) -> Place:
     """A socket at `path` that listens, and that every local user can reach. A socket left by a crash is replaced.
+
+    `passed` are the descriptors that systemd has passed (`node.system.listening`). They stay open, so that the socket
+    can be taken again. A passed socket that cannot be reached at the path any more is replaced too.
 
     Missing directories are made with the mode 0755, whatever the umask. If the agent's user owns the directory and
     others may write it, they lose this right. The caller holds the state lock, so no other agent of this state listens.
-    Raises SocketUnusable, also if others may replace the socket or another agent listens at the path.
+    Raises SocketUnusable, also if others may replace the socket, another agent listens at the path, or the passed socket
+    is not the one of this path.
     """
+    if passed and (taken := _taken(path, passed)) is not None:
+        return taken
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     fresh = path.with_name(path.name + ".new")
     try:
@@ -108,6 +118,63 @@ def listen(path: Path) -> Place:
         raw.close()
         raise
     return Place(path, raw, (made.st_dev, made.st_ino), weaknesses)
+
+
+def _taken(path: Path, passed: Sequence[int]) -> Place | None:
+    """The passed socket; None if its file is gone or replaced. Raises SocketUnusable if it is not the socket of `path`."""
+    with ExitStack() as held:
+        raw = held.enter_context(_passed_socket(path, passed))
+        try:
+            weaknesses = secure(path)
+            if not _leads_to(path, raw):
+                return None
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise SocketUnusable(f"cannot listen at {path}: {error.strerror}") from error
+        held.pop_all()
+    return Place(path, raw, (found.st_dev, found.st_ino), weaknesses)
+
+
+def _passed_socket(path: Path, passed: Sequence[int]) -> socket.socket:
+    """The one passed socket, with a descriptor of its own. Raises SocketUnusable if it does not listen at `path`."""
+    advice = "Give the unit cascadia.socket one `ListenStream=`, with the path of the setting `socket`."
+    if len(passed) != 1:
+        raise SocketUnusable(f"cannot use the sockets of systemd: it passed {len(passed)}", next_step=advice)
+    try:
+        raw = socket.socket(fileno=os.dup(passed[0]))
+    except OSError as error:
+        raise SocketUnusable(f"cannot use what systemd passed: {error.strerror}", next_step=advice) from error
+    name = raw.getsockname() if raw.family == socket.AF_UNIX else ""
+    listens = raw.type == socket.SOCK_STREAM and raw.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    same = isinstance(name, str) and name != "" and os.path.realpath(name) == os.path.realpath(path)
+    if not (listens and same):
+        raw.close()
+        what = f"it listens at {name!r}" if listens else "it is no listening unix stream socket"
+        raise SocketUnusable(
+            f"cannot use the socket of systemd: {what}, and the setting `socket` is {path}", next_step=advice
+        )
+    return raw
+
+
+def _leads_to(path: Path, raw: socket.socket) -> bool:
+    """Whether a connection to `path` reaches the passed socket. Raises OSError.
+
+    The kernel names the process that called listen(2), also on the listening socket itself (unix(7), SO_PEERCRED).
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True  # the backlog is full, so a program listens at the path
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        return _listener_of(probe) == _listener_of(raw)
+
+
+def _listener_of(unix: socket.socket) -> bytes:
+    return unix.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
 
 
 def _make_directories(directory: Path) -> None:

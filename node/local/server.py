@@ -5,13 +5,13 @@ machine. Commands (`POST`) are for root and the agent's own user; the kernel nam
 connection carries one request. Answers are computed for each request and never stored.
 
 The server never stops accepting. `node.local.connections` decides which idle connection is closed when places are
-short. The socket is made again when its file is gone. No system call of the event loop waits for a disk.
+short. The socket is made again when its file is gone, also if systemd has made it. No system call of the event loop waits for a disk.
 """
 
 import importlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,20 +122,24 @@ async def serve(
 
 
 class Serving:
-    """The agent's socket and its server. `run` can run again after it failed, and then makes the socket again."""
+    """The agent's socket and its server. `run` can run again after it failed, and then makes the socket again.
 
-    def __init__(self, path: Path, handler: Handler, conditions: Conditions) -> None:
-        """Make the socket. Raises SocketUnusable."""
+    `passed` are the descriptors that systemd has passed.
+    """
+
+    def __init__(self, path: Path, handler: Handler, conditions: Conditions, passed: Sequence[int] = ()) -> None:
+        """Make the socket, or take the passed one. Raises SocketUnusable."""
         self._path = path
         self._handler = handler
         self._conditions = conditions
-        self._place: Place | None = listen(path)
+        self._passed = passed
+        self._place: Place | None = listen(path, passed)
 
     async def run(self) -> None:
         """Answer until cancelled. Raises SocketUnusable if the socket cannot be made again."""
         place, self._place = self._place, None
         if place is None:
-            place = await trio.to_thread.run_sync(listen, self._path, abandon_on_cancel=True)
+            place = await trio.to_thread.run_sync(listen, self._path, self._passed, abandon_on_cancel=True)
         try:
             await serve(place, self._handler, self._conditions)
         finally:

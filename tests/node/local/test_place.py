@@ -4,7 +4,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -133,3 +133,100 @@ def test_a_place_that_cannot_hold_a_socket_is_reported(tmp_path: Path) -> None:
         with pytest.raises(SocketUnusable) as caught:
             listen(tmp_path / name)
         assert caught.value.exit is Exit.USAGE
+
+
+@contextmanager
+def passed(path: Path, *, kind: int = socket.SOCK_STREAM, listens: bool = True) -> Iterator[socket.socket]:
+    """A socket at `path` as systemd passes it."""
+    path.parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX, kind) as made_by_systemd:
+        made_by_systemd.bind(str(path))
+        path.chmod(0o666)
+        if listens:
+            made_by_systemd.listen()
+        yield made_by_systemd
+
+
+def test_the_socket_of_systemd_is_taken_and_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "s"
+    with passed(path) as theirs:
+        file = path.lstat().st_ino
+        with socket.socket(socket.AF_UNIX) as early:
+            early.connect(str(path))
+            for _ in range(2):  # of one process: while the state cannot be read, and after that
+                place = listen(path, [theirs.fileno()])
+                assert place.socket.fileno() != theirs.fileno()
+                assert not os.get_inheritable(place.socket.fileno())
+                assert (place.is_present(), path.lstat().st_ino, place.weaknesses) == (True, file, ())
+                place.socket.accept()[0].close()
+                place.socket.close()
+
+
+def test_a_socket_of_systemd_reached_by_a_link_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "var").symlink_to(tmp_path / "run")
+    with passed(tmp_path / "run" / "s") as theirs:
+        place = listen(tmp_path / "var" / "s", [theirs.fileno()])
+        place.socket.close()
+        assert place.identity[1] == (tmp_path / "run" / "s").lstat().st_ino
+
+
+def test_many_connections_wait_at_the_socket_of_systemd(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "s"
+    with passed(path) as theirs, ExitStack() as clients:
+        theirs.listen(4096)  # the unit's `Backlog=`, and the kernel's bound of it
+        for _ in range(200):
+            clients.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+        place = listen(path, [theirs.fileno()])
+        place.socket.setblocking(False)
+        for _ in range(200):
+            place.socket.accept()[0].close()
+        place.socket.close()
+
+
+@pytest.mark.parametrize("gone", ["deleted", "left by a crash"])
+def test_a_socket_of_systemd_without_its_file_is_replaced(tmp_path: Path, gone: str) -> None:
+    path = tmp_path / "run" / "s"
+    with passed(path) as theirs:
+        path.unlink()
+        if gone == "left by a crash":
+            with socket.socket(socket.AF_UNIX) as stale:
+                stale.bind(str(path))
+                stale.listen()
+        with socket.socket(socket.AF_UNIX) as client:
+            place = listen(path, [theirs.fileno()])
+            client.connect(str(path))
+            place.socket.setblocking(False)
+            place.socket.accept()[0].close()
+            place.socket.close()
+
+
+def test_what_systemd_passes_must_be_the_socket_of_the_settings(tmp_path: Path) -> None:
+    path, other = tmp_path / "run" / "s", tmp_path / "run" / "other"
+    with (
+        passed(other) as elsewhere,
+        passed(tmp_path / "run" / "d", kind=socket.SOCK_DGRAM, listens=False) as datagrams,
+        passed(tmp_path / "run" / "q", listens=False) as quiet,
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        (tmp_path / "file").open("w") as file,
+    ):
+        for descriptors, reason in (
+            ([elsewhere.fileno()], f"it listens at '{other}', and the setting `socket` is {path}"),
+            ([elsewhere.fileno(), elsewhere.fileno()], "it passed 2"),
+            ([datagrams.fileno()], "no listening unix stream socket"),
+            ([quiet.fileno()], "no listening unix stream socket"),
+            ([tcp.fileno()], "it listens at"),
+            ([file.fileno()], "Socket operation on non-socket"),
+            ([999], "Bad file descriptor"),
+        ):
+            with pytest.raises(SocketUnusable, match=reason) as caught:
+                listen(path, descriptors)
+            assert (caught.value.exit, "ListenStream=" in caught.value.next) == (Exit.USAGE, True)
+            assert not path.exists()
+
+
+def test_a_socket_of_systemd_in_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "s"
+    with passed(path) as theirs:
+        os.chown(path.parent, NOBODY, NOBODY)
+        with pytest.raises(SocketUnusable, match=f"it belongs to user {NOBODY}"):
+            listen(path, [theirs.fileno()])

@@ -360,6 +360,21 @@ async def test_a_lost_socket_is_made_again(tmp_path: Path, nursery: trio.Nursery
     assert body(await exchange(path, get("/")))["path"] == "/"
 
 
+async def test_a_socket_of_systemd_is_made_again_by_the_agent(tmp_path: Path, nursery: trio.Nursery) -> None:
+    path = tmp_path / "run" / "cascadia.sock"
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        path.chmod(0o666)
+        theirs.listen()
+        nursery.start_soon(partial(serve, listen(path, [theirs.fileno()]), echo, check_seconds=0.02))
+        assert body(await exchange(path, get("/systemd")))["path"] == "/systemd"
+        before = path.lstat().st_ino
+        path.unlink()
+        await until("the socket", lambda: path.is_socket() and path.lstat().st_ino != before)
+        assert body(await exchange(path, get("/own")))["path"] == "/own"
+
+
 async def test_a_frozen_disk_under_the_socket_holds_no_answer_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
