@@ -1,8 +1,9 @@
 """A cloud under load is backed up and lost. A restore or a rebuild brings it back, and every paid node runs on.
 
-Fifty simulated nodes: some are revoked, suspended, activated or activated again after the backup, and some have a later
-statement than the backup. The nodes present their statements to the cloud, and the operator accepts and confirms the
-paid nodes. With `--no-backup` only a key backup from before the first node is left.
+Fifty simulated nodes: some are revoked, suspended, activated or activated again after the backup, some have a later
+statement than the backup, and some change their key just before the loss. The nodes present their statements to the
+cloud, and the operator accepts and confirms the paid nodes. With `--no-backup` only a key backup from before the first
+node is left.
 """
 
 import argparse
@@ -46,16 +47,19 @@ GROUPS = {
     "ahead": 8,
     "activated again": 5,
     "activated after the backup": 3,
+    "rekeyed": 4,
 }
 """What happens to how many nodes after the backup. Nothing happens to the others (`quiet`)."""
 STOPPED = {"revoked": Revocation, "suspended": Suspension}
 NEW_EPOCH = {"ahead", "activated again", "activated after the backup"}
 """The paid nodes that the operator accepts or confirms. They get a new lease at once."""
+KNOWN = {"quiet", "rekeyed"}
+"""The paid nodes whose last statement the backup has. A rekeyed node has another key than its lease names."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the number of nodes, the engine, and what is left of the cloud."""
-    parser.add_argument("--nodes", type=int, default=50, help="nodes, at least 30 (default: %(default)s)")
+    parser.add_argument("--nodes", type=int, default=50, help="nodes, at least 42 (default: %(default)s)")
     parser.add_argument(
         "--to-sqlite", action="store_true", help="from PostgreSQL into SQLite (default: from SQLite into PostgreSQL)"
     )
@@ -146,7 +150,9 @@ class _Drill:
             cloud.run("node", "resume", node)
         elif name == "activated again":
             customer.paper.join(code)
-        if name != "revoked, not seen":
+        elif name == "rekeyed":
+            customer.paper.rekey()
+        if name not in ("revoked, not seen", "rekeyed"):
             customer.contact()
 
     def _after(self, new: Cloud, crls: list[Path], held: dict[Customer, Statement]) -> None:
@@ -157,7 +163,7 @@ class _Drill:
         self._contact(held)
         holds = {str(node["id"]): str(node["hold"]) for node in new.run("node", "list")}
         self._figures |= {f"held: {hold}": count for hold, count in sorted(Counter(holds.values()).items()) if hold}
-        paid = {each.paper.node for each, group in self._groups.items() if group in NEW_EPOCH | {"quiet"}}
+        paid = {each.paper.node for each, group in self._groups.items() if group in NEW_EPOCH | KNOWN}
         for verb, hold in (("accept", "conflicting"), ("confirm", "unconfirmed")):
             if nodes := sorted(node for node in paid if holds.get(node) == hold):
                 new.run("node", verb, *nodes)
@@ -166,8 +172,9 @@ class _Drill:
         refusals = Counter(f"{group}: {each.refusal or 'answered'}" for each, group in self._groups.items())
         self._figures |= dict(sorted(refusals.items()))
         for customer, group in self._groups.items():
-            if group in NEW_EPOCH or (group == "quiet" and self._options.no_backup):
+            if group in NEW_EPOCH or (group in KNOWN and self._options.no_backup):
                 assert customer.held.epoch == 2, f"a node of the group {group!r} got no new lease"
+            if group in NEW_EPOCH | KNOWN:
                 assert not customer.refusal, f"a node of the group {group!r} is refused: {customer.refusal}"
             if group == "revoked, not seen":
                 assert customer.refusal, "a node in the last CRL is answered"

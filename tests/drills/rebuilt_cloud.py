@@ -1,7 +1,8 @@
 """A cloud is lost with its databases. A key backup makes it again, and the nodes bring their rows back themselves.
 
 Some nodes are revoked, suspended or activated again after the key backup. Of the revoked ones, some show their
-revocation, some hide it, and some are in a CRL that the operator has kept.
+revocation, some hide it, and some are in a CRL that the operator has kept. Some nodes change their key just before the
+loss, so their lease names the former key. A copy of each, from before this change, comes back as well.
 """
 
 import argparse
@@ -31,15 +32,19 @@ from tests.system.support.paper_node import PaperNode, paper_tenant, secret_of
 USUAL_TIME = "2 min"
 MINUTES_MAX = 15.0
 
-GROUPS = {"in a CRL": 4, "revoked": 4, "hidden": 4, "suspended": 4, "activated again": 4}
+GROUPS = {"in a CRL": 4, "revoked": 4, "hidden": 4, "suspended": 4, "activated again": 4, "rekeyed": 4}
 """What happens to how many nodes after the key backup. Nothing happens to the others (`quiet`)."""
-UNCONFIRMED = ("quiet", "hidden", "activated again")
+PAID = ("quiet", "activated again", "rekeyed")
+"""The groups whose nodes the operator confirms."""
+UNCONFIRMED = (*PAID, "hidden")
 """The groups whose nodes show a lease."""
+COPIES_FIRST = 2
+"""The copies with a former key that come back before the machine with the later key."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the number of nodes."""
-    parser.add_argument("--nodes", type=int, default=50, help="nodes, at least 21 (default: %(default)s)")
+    parser.add_argument("--nodes", type=int, default=50, help="nodes, at least 25 (default: %(default)s)")
 
 
 def run(options: argparse.Namespace, say: Say) -> Outcome:
@@ -68,7 +73,7 @@ def _drill(cloud: Cloud, scratch: Path, count: int, figures: dict[str, Figure], 
     customers = [Customer(paper) for paper in papers]
     for customer in customers:
         customer.contact()
-    groups, old = _after_the_backup(cloud, customers, code, scratch)
+    groups, old, copied = _after_the_backup(cloud, customers, code, scratch)
     before, issued = {each: each.held for each in groups}, issued_by(cloud)
     say("the cloud is lost")
     lose(cloud)
@@ -79,8 +84,11 @@ def _drill(cloud: Cloud, scratch: Path, count: int, figures: dict[str, Figure], 
     assert imported == GROUPS["in a CRL"], f"{imported} serial numbers were imported"
     new.run("node", "rebuild", "begin", "--reason", "a drill")
     say("the nodes come back")
-    for customer in (*groups, *old):
+    for customer in (*groups, *old, *copied):
         customer.paper.cloud = new
+    for customer in copied[:COPIES_FIRST]:
+        customer.contact()
+        assert customer.refusal == "", f"a copy whose lease names its key got {customer.refusal!r}"
     for customer, group in groups.items():
         for _ in range(2):
             customer.contact()
@@ -88,6 +96,9 @@ def _drill(cloud: Cloud, scratch: Path, count: int, figures: dict[str, Figure], 
     for customer in old:
         customer.contact()
         assert isinstance(customer.held, Revocation), "a lower generation runs beside the higher one"
+    for customer in copied:
+        customer.contact()
+        assert customer.refusal == "certificate_refused", f"a copy with the former key got {customer.refusal!r}"
     _confirm(new, scratch, groups, before, figures)
     again = twice(issued, issued_by(new))
     assert again == [], f"numbers that stand for two documents: {again[:5]}"
@@ -96,26 +107,37 @@ def _drill(cloud: Cloud, scratch: Path, count: int, figures: dict[str, Figure], 
 
 def _after_the_backup(
     cloud: Cloud, customers: list[Customer], code: str, scratch: Path
-) -> tuple[dict[Customer, str], list[Customer]]:
-    """Let things happen that the key backup does not have. Returns the group of each node, and replaced generations."""
-    rest, groups, old = list(customers), dict[Customer, str](), list[Customer]()
+) -> tuple[dict[Customer, str], list[Customer], list[Customer]]:
+    """Let things happen that the key backup does not have.
+
+    Returns the group of each node, the replaced generations, and the copies from before a change of the key.
+    """
+    rest, groups, old, copied = list(customers), dict[Customer, str](), list[Customer](), list[Customer]()
     for name, size in GROUPS.items():
         for _ in range(size):
             customer = rest.pop(0)
             groups[customer] = name
             if name == "activated again":
-                former = Customer(copy.copy(customer.paper))
-                former.statement = customer.statement
-                old.append(former)
+                old.append(_copy(customer))
                 customer.paper.join(code)
                 customer.statement = ""
+            elif name == "rekeyed":
+                copied.append(_copy(customer))
+                customer.paper.rekey()
             else:
                 cloud.run("node", "suspend" if name == "suspended" else "revoke", customer.paper.node, "--reason", "x")
             if name in ("revoked", "suspended", "activated again"):
                 customer.contact()
         if name == "in a CRL":
             cloud.run("pki", "crl", "--publish", "--out", str(scratch / "crls"), "--dir", str(cloud.directory))
-    return groups | dict.fromkeys(rest, "quiet"), old
+    return groups | dict.fromkeys(rest, "quiet"), old, copied
+
+
+def _copy(customer: Customer) -> Customer:
+    """A copy of the machine, with its key and its statement."""
+    made = Customer(copy.copy(customer.paper))
+    made.statement = customer.statement
+    return made
 
 
 def _judge(group: str, customer: Customer, before: Statement) -> None:
@@ -143,7 +165,7 @@ def _confirm(
     shown = {each.paper.node for each, group in groups.items() if group in UNCONFIRMED}
     assert shown <= waiting, "a node that showed a lease is not unconfirmed"
     figures["unconfirmed"] = len(waiting)
-    known = [each for each, group in groups.items() if group in ("quiet", "activated again")]
+    known = [each for each, group in groups.items() if group in PAID]
     listed = scratch / "known"
     listed.write_text("".join(f"{each.paper.node}\n" for each in known))
     new.run("node", "confirm", "--list", str(listed), "--reason", "a drill")

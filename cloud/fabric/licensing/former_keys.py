@@ -51,6 +51,10 @@ def replaced(
     former: tuple[FormerKey, ...], old: bytes, new: bytes, now: datetime, *, displaced: bool
 ) -> tuple[FormerKey, ...]:
     """The former keys after the key `new` replaced the key `old`. Both are in DER."""
-    digest = sha256_hex(old)
-    others = [each for each in former if each.key not in (digest, sha256_hex(new))]
-    return (*others, FormerKey(digest, now, displaced))[-KEPT_MAX:]
+    return with_former(former, FormerKey(sha256_hex(old), now, displaced), new)
+
+
+def with_former(former: tuple[FormerKey, ...], left: FormerKey, new: bytes) -> tuple[FormerKey, ...]:
+    """The former keys with `left` as the latest one. `new` (DER) is the key in force, and no former key."""
+    others = [each for each in former if each.key not in (left.key, sha256_hex(new))]
+    return (*others, left)[-KEPT_MAX:]

@@ -19,6 +19,7 @@ from protocol.problems import ProblemDocument
 from protocol.signed.envelope import peek_typ
 from protocol.signed.lease import LeaseV1, from_v1
 from protocol.signed.statements import (
+    LEASE_VERSION,
     TYP_LEASE,
     TYP_LEASE_V2,
     TYP_REVOCATION,
@@ -63,7 +64,7 @@ class Customer:
     def contact(self) -> None:
         """Open a session and ask for the statement, as an agent does. A later statement is stored, an earlier one never."""
         key, self.refusal = new_key(), ""
-        body = self.paper.open_session(request(key))
+        body = self.paper.open_session(request(key), lease_version=LEASE_VERSION)
         if self.statement:
             body = msgspec.structs.replace(body, presented=self.statement)
         answer = once(self.paper.cloud, "fabric", "POST", SESSIONS, body)

@@ -23,7 +23,14 @@ from protocol.encoding import json_encode, sha256_hex
 from protocol.evidence import ClockInfo, EndorsementEvidence
 from protocol.ids import AirgapRequestId, make_id
 from protocol.messages.activation import Activated, Challenge, ProveActivation, StartActivation
-from protocol.messages.renewal import ProveRenewal, RenewalChallenge
+from protocol.messages.renewal import (
+    PATH_RENEWALS,
+    ProveRenewal,
+    RenewalChallenge,
+    Renewed,
+    StartRenewal,
+    path_proof,
+)
 from protocol.messages.sessions import (
     TYP_SESSION_PROOF,
     Ask,
@@ -155,6 +162,17 @@ class PaperNode:
         secret = self.secret(challenge)
         paper = PaperChip(ak=self.ak, node_key=key, nonce_secret=secret, nonce_activation=challenge.renewal).prove()
         return ProveRenewal(secret, paper.csr, paper.key, "n" * 32)
+
+    def rekey(self) -> None:
+        """Change the node key by a renewal with fresh evidence."""
+        assert self.activated is not None
+        start = StartRenewal(self.device, self.evidence(), "1.0")
+        challenge = once(self.cloud, "fabric", "POST", PATH_RENEWALS, start).into(RenewalChallenge)
+        key = new_key()
+        proof = self.prove_renewal(challenge, key)
+        renewed = once(self.cloud, "fabric", "POST", path_proof(challenge.renewal), proof).into(Renewed)
+        self.node_key = key
+        self.activated = msgspec.structs.replace(self.activated, certificate_chain=renewed.certificate_chain)
 
     def claims(self, csr: bytes) -> ProofClaims:
         assert self.activated is not None

@@ -11,6 +11,7 @@ from cryptography.x509.oid import NameOID
 from cloud.fabric.errors import CertificateRefused
 from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer, spiffe_of
 from protocol.ids import EKU_DEVICE_ACCEPTED, IdError, NodeSpiffeId, parse_generation
+from protocol.limits import CLOCK_SKEW
 
 VERIFIED_MAX = 4096
 """Certificates whose verification is kept, in about 6 MB. A node opens several sessions with the same certificate."""
@@ -23,9 +24,15 @@ class Device(msgspec.Struct, frozen=True):
     spiffe: NodeSpiffeId
     generation: int
     spki: bytes
+    not_before: datetime
     not_after: datetime
     issuer: str = ""
     """The key id of the CA that issued the certificate; empty if the issuer was not checked."""
+
+    @property
+    def issued_at(self) -> datetime:
+        """When the certificate was issued. Breakwater dates a certificate back by CLOCK_SKEW."""
+        return self.not_before + CLOCK_SKEW
 
 
 def read_device_certificate(
@@ -40,15 +47,15 @@ def read_device_certificate(
     The dates are checked at each call, also those of the CA. The other steps are checked once for the same arguments.
     Raises CertificateRefused.
     """
-    device, not_before = _verified(der, tuple(ca for ca in issuers if _covers(ca, now)), trust_domain)
-    if not not_before <= now <= device.not_after:
+    device = _verified(der, tuple(ca for ca in issuers if _covers(ca, now)), trust_domain)
+    if not device.not_before <= now <= device.not_after:
         raise CertificateRefused("the device certificate is not valid at this time")
     return device
 
 
 @lru_cache(maxsize=VERIFIED_MAX)
-def _verified(der: bytes, issuers: tuple[x509.Certificate, ...], trust_domain: str) -> tuple[Device, datetime]:
-    """Steps 1, 2 and 4 to 6, and the beginning of the certificate's life. They depend on nothing but the arguments.
+def _verified(der: bytes, issuers: tuple[x509.Certificate, ...], trust_domain: str) -> Device:
+    """Steps 1, 2 and 4 to 6. They depend on nothing but the arguments.
 
     A refusal is not kept, so strangers cannot displace the certificates of nodes. Raises CertificateRefused.
     """
@@ -59,8 +66,7 @@ def _verified(der: bytes, issuers: tuple[x509.Certificate, ...], trust_domain: s
         raise CertificateRefused(error.detail) from error
     except ValueError as error:
         raise CertificateRefused("the device certificate cannot be read") from error
-    device = msgspec.structs.replace(device_of(certificate, trust_domain), issuer=key_id_of(issuer))
-    return device, certificate.not_valid_before_utc
+    return msgspec.structs.replace(device_of(certificate, trust_domain), issuer=key_id_of(issuer))
 
 
 def device_of(certificate: x509.Certificate, trust_domain: str) -> Device:
@@ -82,7 +88,8 @@ def device_of(certificate: x509.Certificate, trust_domain: str) -> Device:
         spki = certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        return Device(spiffe, parse_generation(numbers[0]), spki, certificate.not_valid_after_utc)
+        dates = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return Device(spiffe, parse_generation(numbers[0]), spki, *dates)
     except PeerRefused as error:
         raise CertificateRefused(error.detail) from error
     except (ValueError, IdError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:

@@ -1,14 +1,16 @@
 """Use case: make the row of a node that the database has lost, from its device certificate and its statement.
 
 The certificate is issued by a CA that is trusted now, and the caller has proved that the node has its key. The statement
-is signed by us, and names this node and generation; a lease of version 2 also names the node key. So the row says what
+is signed by us, and names this node and generation; a lease of version 2 also names the node key, or the key that the
+node had before a rekey. So the row says what
 Fabric once signed. It does not say what Fabric signed later: a revoked node can hide its revocation, and show the lease
 that it had before. So the node keeps its lease, and gets no later dates until an operator decides.
 
 - An unknown node is reconstructed while a rebuild runs (`Rebuilds`). It is `unconfirmed`.
 - An unknown generation, or a later key, of a known node is taken up after a restore and while a rebuild runs: the node
   was activated again, or changed its key, after the backup. It is `conflicting`, or stays `unconfirmed`. A key is later
-  if the shown statement is later than the stored one, and a rekey has not replaced the key.
+  if a rekey has not replaced it, and its statement or its certificate is later (`cloud.fabric.licensing.later_keys`). A
+  later key with the stored statement changes nothing else.
 - Generations that are known to be closed stay closed: those of Breakwater, imported ones, and those below a higher
   generation of the node. So do certificates in an imported CRL. A revocation that is presented closes its generation.
 """
@@ -22,7 +24,8 @@ from cloud.fabric.attestation.software_evidence import anchor_values
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.errors import CertificateRefused, IssuerRefused
 from cloud.fabric.issuer import Issuer
-from cloud.fabric.licensing.former_keys import find, replaced
+from cloud.fabric.licensing.former_keys import FormerKey, find, with_former
+from cloud.fabric.licensing.later_keys import follows_lease, former_of, in_force_since
 from cloud.fabric.licensing.signing import Signer
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.chip_challenge import ChipChallenges
@@ -84,12 +87,8 @@ class Reconstruction:
             raise unknown()
         if statement is None or not is_for(statement, spiffe.tenant, spiffe.node, number):
             raise unknown()
-        if (
-            isinstance(statement, Lease)
-            and statement.version > 1
-            and statement.node_key != sha256_hex(shown.device.spki)
-        ):
-            raise CertificateRefused("the lease names another key than the certificate")
+        if not follows_lease(statement, sha256_hex(shown.device.spki), shown.device.issued_at):
+            raise CertificateRefused("the lease names another key than the certificate, and is later")
         node = await self.nodes.find(spiffe.node)
         if (node is None and not rebuilding) or (node is not None and node.tenant != spiffe.tenant):
             raise unknown()
@@ -177,28 +176,31 @@ class Reconstruction:
         self, node: NodeRow, row: GenerationRow | None, shown: Shown, statement: Statement
     ) -> NodeRow:
         """Write the generation that the node shows. Returns the changed node. The caller writes the node."""
-        number, now = shown.device.generation, self.now()
+        number, now, device = shown.device.generation, self.now(), shown.device
+        key, ahead = sha256_hex(device.spki), row is None
         seq = max(node.seq, statement.seq)
         node = msgspec.structs.replace(node, epoch=max(node.epoch, statement.epoch), seq=seq)
         node = msgspec.structs.replace(node, last_generation=max(node.last_generation, number))
         if row is None:
             row = _new_generation(node, shown, statement, now)
             await self.nodes.insert_generation(row)
-        elif row.node_public_key != shown.device.spki:
-            self._check_key(row, shown, statement)
-            former = replaced(row.former_keys, row.node_public_key, shown.device.spki, now, displaced=False)
-            await self.renewals.set_key(node.id, number, shown.device.spki, shown.device.not_after, former)
-            row = msgspec.structs.replace(row, node_public_key=shown.device.spki, former_keys=former)
+        elif row.node_public_key != device.spki:
+            ahead = self._check_key(row, shown, statement)
+            left = FormerKey(sha256_hex(row.node_public_key), device.issued_at)
+            former = with_former(row.former_keys, left, device.spki)
+            former = former_of(former, statement, key, device.spki, device.issued_at)
+            await self.renewals.set_key(node.id, number, device.spki, device.not_after, former)
+            row = msgspec.structs.replace(row, node_public_key=device.spki, former_keys=former)
         if isinstance(statement, Revocation):
             return await self._revoked(node, row, statement, now)
         if number <= node.closed_up_to or number < node.current_generation:
             # A higher generation of this node was shown before. It closed this one.
             return await self.statement_stream.end_open_generations(node, number, now, "superseded")
         node = await self.statement_stream.end_open_generations(node, number - 1, now, "superseded")
-        hold = node.hold or ("unconfirmed" if node.reconstructed_at is not None else "conflicting")
-        node = msgspec.structs.replace(
-            node, current_generation=number, presented_epoch=self.epoch, hold=hold, hold_at=node.hold_at or now
-        )
+        node = msgspec.structs.replace(node, current_generation=number, presented_epoch=self.epoch)
+        if ahead:
+            hold = node.hold or ("unconfirmed" if node.reconstructed_at is not None else "conflicting")
+            node = msgspec.structs.replace(node, hold=hold, hold_at=node.hold_at or now)
         if isinstance(statement, Suspension):
             node = msgspec.structs.replace(
                 node, standing="suspended", standing_reason=statement.reason, standing_at=statement.issued_at
@@ -211,16 +213,21 @@ class Reconstruction:
             node, _ = await self.statement_stream.adopt(node, row, statement, shown.token)
         return node
 
-    def _check_key(self, row: GenerationRow, shown: Shown, statement: Statement) -> None:
+    def _check_key(self, row: GenerationRow, shown: Shown, statement: Statement) -> bool:
         """Check that the shown key is later than the stored one. A copy from before a rekey shows an earlier one.
 
-        A refused machine proves itself with a renewal, which judges copies. Raises NodeUnknown.
+        Returns whether the shown statement is later than the stored one. Otherwise it is the same, and the certificate
+        is later. A refused machine proves itself with a renewal, which judges copies. Raises NodeUnknown.
         """
         if find(row.former_keys, sha256_hex(shown.device.spki)) is not None:
             raise unknown()
         stored = self.signer.presented(row.statement) if row.statement else None
-        if stored is not None and position(statement) <= position(stored):
+        if stored is None or position(statement) > position(stored):
+            return True
+        since = in_force_since(sha256_hex(row.node_public_key), stored, row.former_keys)
+        if position(statement) < position(stored) or since is None or shown.device.issued_at <= since:
             raise unknown()
+        return False
 
     async def _revoked(self, node: NodeRow, row: GenerationRow, statement: Revocation, now: datetime) -> NodeRow:
         """Close the generation. A node whose current generation is revoked is revoked or released itself."""
@@ -277,19 +284,20 @@ def _new_node(shown: Shown, statement: Statement, ek_hash: str, now: datetime) -
 
 def _new_generation(node: NodeRow, shown: Shown, statement: Statement, now: datetime) -> GenerationRow:
     """The generation without its attestation key, which the next renewal with evidence shows."""
+    device = shown.device
     lease = statement if isinstance(statement, Lease) else None
     return GenerationRow(
-        id=generation_id(node.id, shown.device.generation),
+        id=generation_id(node.id, device.generation),
         node=node.id,
-        number=shown.device.generation,
+        number=device.generation,
         state="confirmed",
-        node_public_key=shown.device.spki,
+        node_public_key=device.spki,
         ak_public=b"",
         fingerprint=shown.claims.fingerprint,
         agent_version=shown.claims.agent_version,
         created_at=now,
         confirmed_at=now,
-        certificate_not_after=shown.device.not_after,
+        certificate_not_after=device.not_after,
         statement="",
         statement_type="",
         seq=0,
@@ -298,6 +306,7 @@ def _new_generation(node: NodeRow, shown: Shown, statement: Statement, now: date
         terminate_at=None,
         told_at=None,
         ek_name=lease.ek_name if lease else "",
+        former_keys=former_of((), statement, sha256_hex(device.spki), device.spki, device.issued_at),
         lease_version=lease.version if lease else 1,
-        device_issuer=shown.device.issuer,
+        device_issuer=device.issuer,
     )

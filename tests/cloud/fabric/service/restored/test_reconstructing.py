@@ -11,11 +11,12 @@ from cryptography import x509
 from cloud.fabric import errors
 from cloud.fabric.bodies.restored import AcceptNode, ChangeRebuild, ClosedGenerations, ImportClosed
 from cloud.storage import Statement
+from protocol.encoding import sha256_hex
 from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.backups import EPOCH, FABRIC_TABLES, fabric_backup, restore_fabric
-from tests.cloud.fabric.service.renewals.test_renewal import new_key, renew, start
+from tests.cloud.fabric.service.renewals.test_renewal import new_key, renew, spki, start
 from tests.cloud.fabric.support import ALICE, Machine, World, change, run_once, world_at
 
 HOUR = timedelta(hours=1)
@@ -247,3 +248,106 @@ async def test_an_earlier_key_does_not_replace_the_key_of_a_reconstructed_node(h
         with pytest.raises(errors.CertificateRefused, match="not the key of this generation"):
             await old.session()
         assert (await world.generation(machine.node, 1)).node_public_key == own
+
+
+async def key_of(machine: Machine) -> bytes:
+    return (await machine.world.generation(machine.node, 1)).node_public_key
+
+
+async def rekeyed(world: World, clock: Clock, machine: Machine) -> Machine:
+    """Give the machine a new key, without a contact after it. Returns a copy of disk and TPM from before."""
+    old = copy.copy(machine)
+    clock.forward(HOUR)
+    await renew(machine, new_key())
+    await run_once(world)
+    return old
+
+
+@pytest.mark.parametrize("copy_is_first", [False, True])
+async def test_a_machine_that_rekeyed_after_its_last_lease_comes_back(
+    home: Path, databases: Path, copy_is_first: bool
+) -> None:
+    """Its lease names the former key. The certificate of the former key is older than this lease."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,) = await joined(world, "ek")
+        old = await rekeyed(world, clock, machine)
+        own, before = await key_of(machine), old.node_key
+        await lose(world)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = old.world = world
+        await world.parts.restored.rebuilds.begin(ALICE, REBUILD)
+        if copy_is_first:
+            await old.session()
+            assert await key_of(machine) == spki(before)
+        assert (await machine.session()).current.statement == machine.held
+        with pytest.raises(errors.CertificateRefused, match="not the key of this generation"):
+            await old.session()
+        row = await world.generation(machine.node, 1)
+        assert (row.node_public_key, [each.key for each in row.former_keys]) == (own, [sha256_hex(spki(before))])
+        assert (await world.node(machine.node)).hold == "unconfirmed"
+        # With the confirmation of the operator the lease names the key of the machine.
+        await world.parts.restored.holds.accept(ALICE, machine.node, AcceptNode("unconfirmed"))
+        lease = world.statement((await machine.session()).current.statement)
+        assert isinstance(lease, Lease)
+        assert lease.node_key == sha256_hex(own)
+        # The former key proves the chip, as a restored disk does, and the next contact of the machine shows both.
+        await renew(old)
+        assert (await world.node(machine.node)).clone_at is None
+        await renew(machine)
+        assert (await world.node(machine.node)).clone_at == clock()
+
+
+async def test_of_two_rekeys_after_the_last_lease_the_later_one_counts(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,) = await joined(world, "ek")
+        await rekeyed(world, clock, machine)
+        old = await rekeyed(world, clock, machine)
+        own = await key_of(machine)
+        await lose(world)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = old.world = world
+        await world.parts.restored.rebuilds.begin(ALICE, REBUILD)
+        for each in (old, machine):
+            await each.session()
+        with pytest.raises(errors.CertificateRefused, match="not the key of this generation"):
+            await old.session()
+        assert await key_of(machine) == own
+
+
+async def test_a_former_key_with_the_lease_of_its_successor_is_refused(home: Path, databases: Path) -> None:
+    """The thief of a later disk has the lease, and not the key that the lease names."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,) = await joined(world, "ek")
+        old = await rekeyed(world, clock, machine)
+        machine.held = (await machine.session()).current.statement
+        old.held = machine.held
+        await lose(world)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = old.world = world
+        await world.parts.restored.rebuilds.begin(ALICE, REBUILD)
+        with pytest.raises(errors.CertificateRefused, match="names another key"):
+            await old.session()
+        assert await world.stores.nodes.find(machine.node) is None
+
+
+async def test_a_rekey_that_the_backup_lacks_holds_nothing_back(home: Path, databases: Path) -> None:
+    """The machine presents the statement that the backup has. So it gets later dates."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,) = await joined(world, "ek")
+        backup = await fabric_backup(world)
+        old = await rekeyed(world, clock, machine)
+        own = await key_of(machine)
+        await restore_fabric(world, backup)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = old.world = world
+        clock.forward(13 * HOUR)
+        lease = world.statement((await machine.session()).current.statement)
+        assert isinstance(lease, Lease)
+        assert (lease.issued_at, lease.node_key) == (clock(), sha256_hex(own))
+        assert (await world.node(machine.node)).hold == ""
+        with pytest.raises(errors.CertificateRefused, match="not the key of this generation"):
+            await old.session()
