@@ -31,7 +31,9 @@ from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.verdict import Snapshot
 from node.local import routes
+from node.local.changes import Changes
 from node.local.documents import StatusDocument, status_document
+from node.local.grants import DIRECTORY, Grants, grants_of
 from node.local.server import Serving
 from node.settling import Revoked, Settling, Superseded
 from node.state import State
@@ -81,6 +83,8 @@ class Agent:
         self._saver.floors.on_counter = self._prove_again
         # Spreads waits over a fleet; it makes no secret.
         self._random = random.Random(secrets.randbits(64))  # noqa: S311 (see above)
+        self.changes = Changes(secrets.token_hex(8))
+        self._grants = Grants(config.socket.parent / DIRECTORY, contact.conditions)
         self._waits = waits = Waits(clock, asleep)
         self._settling = Settling(contact, hardware, waits, self._random, errors, config.settle_seconds)
         self.heartbeat = Heartbeat(
@@ -190,6 +194,9 @@ class Agent:
                 if await self._settling.settled(signals, announced=announced):
                     await self._serve(signals, ready, passed)
             notify.stopping()
+        except Revoked:
+            await self._grants.write({})
+            raise
         finally:
             await self._finish()
 
@@ -212,12 +219,15 @@ class Agent:
             "clock": self.heartbeat.keep_clock,
             "wake channel": partial(self._channel.keep, lambda: self.licence.revoked),
             "report": self._keep_reported,
+            "grants": partial(self._grants.keep, self.snapshot, self.changes),
             "trust": self._keep_trust,
             "storing": self._saver.run,
             "generation id": partial(generation_id.keep_informed, self._prove_again),
             "floors": self._saver.floors.run,
             "recovery": self._continue_recovery,
         }
+        self.changes.observe(self.snapshot())
+        await self._grants.write(grants_of(self.snapshot()))
         async with trio.open_nursery() as nursery:
             # Its TpmError ends the agent on purpose.
             nursery.start_soon(
@@ -248,7 +258,7 @@ class Agent:
         return f"{verdict.state}, gate {'open' if verdict.gate_open else 'closed'}"
 
     async def _keep_reported(self) -> None:
-        """Report a changed verdict to systemd and the log, and each notice to the log once."""
+        """Report a changed verdict to systemd, the log and the long polls, and each notice to the log once."""
         before, notice = "", None
         while True:
             headline = self._headline()
@@ -256,7 +266,9 @@ class Agent:
                 log.info("state: %s", headline)
                 notify.status(headline)
                 before = headline
-            present = self.snapshot().notice
+            snapshot = self.snapshot()
+            self.changes.observe(snapshot)
+            present = snapshot.notice
             if present is not None and present != notice:
                 log.warning("notice: %s", present.text)
                 notice = present

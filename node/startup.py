@@ -7,6 +7,7 @@ the start with `unactivated`. If a recovery of such a machine waits, the agent c
 """
 
 import logging
+import secrets
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ import trio
 
 from node.agent import WATCHDOG_PAUSE_SECONDS, Agent
 from node.clock import Clock, utc_now
+from node.conditions import Conditions
 from node.config import Config
 from node.disk.files import exists
 from node.disk.pending import ApprovalWait
@@ -29,7 +31,9 @@ from node.hwbind.tpm import Tpm
 from node.licensing.verdict import Snapshot, Verdict
 from node.licensing.waiting import waiting_snapshot
 from node.local import routes
+from node.local.changes import Changes
 from node.local.documents import StatusDocument, status_document
+from node.local.grants import DIRECTORY, Grants
 from node.local.server import Serving
 from node.state import NotActivated, State
 from node.supervision import UnexpectedErrors, supervised
@@ -62,6 +66,7 @@ class Starting:
         self._clock = clock
         self._fault: NodeError = DiskSilent(DISK_SECONDS_MAX)
         self._waits: ApprovalWait | None = None
+        self.changes = Changes(secrets.token_hex(8))
 
     @property
     def fault(self) -> NodeError:
@@ -71,12 +76,14 @@ class Starting:
     def wait_for(self, recovery: ApprovalWait) -> None:
         """Show the state `pending` from now on: this machine has no identity, and its recovery waits."""
         self._waits = recovery
+        self.changes.observe(self.snapshot())
 
     def report(self, fault: NodeError) -> None:
         """Set the fault, and its condition."""
         if fault.code != self._fault.code:
             self._state.conditions.clear(self._fault.code)
         self._fault = fault
+        self.changes.observe(self.snapshot())
         if self._state.conditions.report_error(fault):
             log.error("%s. The gate is closed until the state can be read. %s", fault.text, fault.next)
 
@@ -139,6 +146,11 @@ class _Start:
         self._starting = Starting(config, self._state, clock)
         self._errors = UnexpectedErrors(self._state.conditions)
         self._tried = trio.Event()
+
+    @property
+    def conditions(self) -> Conditions:
+        """What is wrong now."""
+        return self._state.conditions
 
     async def load(self, retry_seconds: float, silent_seconds: float, *, late: Callable[[], None]) -> Agent | None:
         """Read the state until it succeeds. None if a signal came first.
@@ -286,7 +298,12 @@ async def run(
             waited = True
             waiting()
 
-        agent = await _Start(config, tpm, clock, held, passed).load(retry_seconds, silent_seconds, late=late)
+        start = _Start(config, tpm, clock, held, passed)
+        try:
+            agent = await start.load(retry_seconds, silent_seconds, late=late)
+        except NotActivated:
+            await Grants(config.socket.parent / DIRECTORY, start.conditions).write({})
+            raise
         if agent is not None:
             await agent.run(ready, announced=waited, passed=passed)
         else:

@@ -39,8 +39,21 @@ class EntitlementVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge_entitlement(snapshot: Snapshot, name: str) -> EntitlementVerdict:
     """The verdict about the entitlement `name` at the time of the snapshot."""
+    return _judge(snapshot, name, snapshot.lease.entitlement(name) if snapshot.lease is not None else None)
+
+
+def granted_names(snapshot: Snapshot) -> frozenset[str]:
+    """The names of the entitlements that are granted at the time of the snapshot."""
+    if snapshot.lease is None or not snapshot.verdict.gate_open:
+        return frozenset()
+    each = (
+        grant if isinstance(grant, Entitlement) else Entitlement(name=grant) for grant in snapshot.lease.entitlements
+    )
+    return frozenset(terms.name for terms in each if _judge(snapshot, terms.name, terms).granted)
+
+
+def _judge(snapshot: Snapshot, name: str, terms: Entitlement | None) -> EntitlementVerdict:
     verdict, lease, time = snapshot.verdict, snapshot.lease, snapshot.time
-    terms = lease.entitlement(name) if lease is not None else None
     why: Why = "granted"
     reason, valid_until = verdict.reason, verdict.valid_until
     if not verdict.gate_open:

@@ -135,6 +135,18 @@ class EntitlementDocument(msgspec.Struct, frozen=True):
     """Attributes of the entitlement, by name. Empty if nothing is granted."""
 
 
+class ChangesDocument(msgspec.Struct, frozen=True):
+    """The position of the changes of the licence."""
+
+    format: int
+    """Version of the document."""
+    cursor: str
+    """The present position, for the next request. Its text has no meaning."""
+    changed: bool
+    """Whether the licence or an entitlement may have changed since the position of the request. True if that position is
+    unknown, as after a restart of the agent."""
+
+
 class TimeDocument(msgspec.Struct, frozen=True):
     """Trusted time. The agent judges by it, because the wall clock may be wrong."""
 

@@ -5,6 +5,7 @@ which takes a twentieth of the agent's start.
 """
 
 import logging
+import select
 from contextlib import suppress
 
 import h11
@@ -22,6 +23,8 @@ REQUEST_BYTES_MAX = 16 * 1024
 READ_BYTES = 16 * 1024
 """Most bytes that are read at once."""
 BUSY_SECONDS_MAX = 0.5
+GONE_CHECK_SECONDS = 0.25
+"""Pause between two checks whether a client that ended its own side has closed its connection."""
 
 
 class Exchanges:
@@ -58,9 +61,13 @@ class Exchanges:
                 head, body = await _read_request(http, stream, privileged=is_privileged(connection.user))
             if head is None:
                 return
-            connection.busy = True
-            answer = await self._answer(head, body, connection.user)
+            # A question is answered at once, or waits for a change: then its connection may be closed for another.
+            connection.busy = head.method != b"GET"
+            found = await self._answer_unless_gone(stream, head, body, connection.user)
             connection.busy = False
+            if found is None:
+                return
+            answer = found
         except h11.RemoteProtocolError as error:
             answer = problem(error.error_status_hint, "malformed", "the request cannot be read")
         except trio.TooSlowError:
@@ -69,9 +76,27 @@ class Exchanges:
         with trio.fail_after(self._request_seconds):
             await stream.send_all(_encoded(http, answer, head_only=head_only))
 
+    async def _answer_unless_gone(
+        self, stream: trio.SocketStream, head: h11.Request, body: bytes, user: int
+    ) -> Answer | None:
+        """The handler's answer. None if the client closed its connection before, while its question waited."""
+        if head.method != b"GET":
+            return await self._answer(head, body, user)
+        answer: Answer | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await _until_gone(stream)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            answer = await self._answer(head, body, user)
+            nursery.cancel_scope.cancel()
+        return answer
+
     async def _answer(self, head: h11.Request, body: bytes, user: int) -> Answer:
         """The handler's answer. A fault of the handler becomes a 500, so that the agent keeps running."""
-        request = Request(head.method.decode(), head.target.decode(), is_privileged(user), body)
+        request = Request(head.method.decode(), head.target.decode(), is_privileged(user), body, user)
         try:
             with trio.move_on_after(self._command_seconds):
                 answer = await self._handler(request)
@@ -81,6 +106,17 @@ class Exchanges:
             log.error("cannot answer %s %s because of a fault", request.method, request.path, exc_info=error)
             return problem(500, "internal", "the agent cannot answer because of a fault; see its log")
         return problem(504, "timeout", "the agent did not finish in time")
+
+
+async def _until_gone(stream: trio.SocketStream) -> None:
+    """Wait until the client has closed its connection. A client may end its own side alone, and still read."""
+    with suppress(trio.BrokenResourceError):
+        while await stream.receive_some(READ_BYTES):
+            pass
+    hung_up = select.poll()
+    hung_up.register(stream.socket, 0)
+    while not hung_up.poll(0):  # noqa: ASYNC110 (no event of trio tells a hang-up from a half-closed side)
+        await trio.sleep(GONE_CHECK_SECONDS)
 
 
 async def _read_request(

@@ -11,13 +11,14 @@ PATH_IMPORT = "/v1/license/import"
 class Request(msgspec.Struct, frozen=True):
     """A request as the routes see it. `privileged`: the caller is root or the agent's own user.
 
-    `body` is the body of a request to PATH_IMPORT; it is empty for every other request.
+    `body` is the body of a request to PATH_IMPORT; it is empty for every other request. `user` is the caller's user id.
     """
 
     method: str
     path: str
     privileged: bool
     body: bytes = b""
+    user: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):

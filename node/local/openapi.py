@@ -10,7 +10,7 @@ import msgspec
 
 from node.local.exchange import REQUEST_BYTES_MAX
 from node.local.messages import LocalProblem
-from node.local.routes import METHOD_NOT_ALLOWED, NOT_FOUND, ROUTES, Refused, Route
+from node.local.routes import METHOD_NOT_ALLOWED, NOT_FOUND, ROUTES, QueryParameter, Refused, Route
 from node.local.server import COMMAND_SECONDS_MAX, REQUEST_SECONDS_MAX
 from protocol import openapi
 from protocol.limits import AIRGAP_CARRIED_BYTES_MAX, ENTITLEMENT_NAME_CHARS_MAX
@@ -53,6 +53,8 @@ EXAMPLES: dict[str, Any] = {
     "notice": "",
     "request": openapi.example_id("agr"),
     "kind": "refresh",
+    "cursor": "6f1c2a9b04d3e875-3",
+    "changed": True,
     "file": '{"document":"cascade-airgap-request"}',
 }
 """Field name -> value, for examples of bodies."""
@@ -125,6 +127,8 @@ def _operation(route: Route) -> Json:
             "description": route.body,
             "content": {"application/octet-stream": content},
         }
+    if route.query:
+        operation["parameters"] = [_query_parameter(each) for each in route.query]
     if "{" in route.path:
         schema = {"type": "string", "minLength": 1, "maxLength": ENTITLEMENT_NAME_CHARS_MAX}
         operation["parameters"] = [
@@ -137,6 +141,13 @@ def _operation(route: Route) -> Json:
             }
         ]
     return operation
+
+
+def _query_parameter(parameter: QueryParameter) -> Json:
+    schema: Json = {"type": "string"}
+    if parameter.seconds_max:
+        schema = {"type": "integer", "minimum": 0, "maximum": parameter.seconds_max, "default": 0}
+    return {"name": parameter.name, "in": "query", "required": False, "description": parameter.text, "schema": schema}
 
 
 def _answer(struct: type[msgspec.Struct]) -> Json:

@@ -5,15 +5,17 @@ Every local user who reaches the socket can read. Commands are for root and the 
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import msgspec
 
 from node.errors import NodeError
 from node.hwbind.errors import TpmError
 from node.licensing.verdict import Snapshot
+from node.local.changes import WAIT_SECONDS_MAX, WAITS_PER_USER_MAX, Changes
 from node.local.documents import (
     FORMAT,
+    ChangesDocument,
     EntitlementDocument,
     LicenseDocument,
     RequestDocument,
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 class Licensed(Protocol):
     """Port: a running agent, as the routes see it."""
+
+    @property
+    def changes(self) -> Changes:
+        """The position of the changes of the licence."""
 
     def snapshot(self) -> Snapshot:
         """The licence now. Raises NodeError while there is none."""
@@ -56,16 +62,33 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 MALFORMED = Refused(400, "malformed", "an entitlement's name is empty or too long")
+WAIT_MALFORMED = Refused(400, "wait_malformed", f"`wait` is a whole number of seconds from 0 to {WAIT_SECONDS_MAX}")
+BUSY = Refused(503, "busy", f"this user has {WAITS_PER_USER_MAX} long polls open; ask again without a wait")
 PERMISSION_DENIED = Refused(403, "permission_denied", "only root and the agent's user may do this")
 NOT_FOUND = Refused(404, "not_found", "no such path; `cascadia schema` prints the paths")
+WAIT_DIGITS_MAX = 4
+"""A longer number is no wait, and is not converted."""
 METHOD_NOT_ALLOWED = Refused(405, "method_not_allowed", "no such method here")
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a request asks for: the parameter of its path, percent-decoded, and its body."""
+    """What a request asks for: the parameter of its path and those of its query, percent-decoded, and its body.
+
+    `user` is the caller's user id.
+    """
 
     parameter: str = ""
     body: bytes = b""
+    query: dict[str, str] = {}
+    user: int = 0
+
+
+class QueryParameter(msgspec.Struct, frozen=True):
+    """A parameter of a query, for the API document. `seconds_max` is the bound of a number of seconds; 0 for a text."""
+
+    name: str
+    text: str
+    seconds_max: int = 0
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -73,6 +96,7 @@ class Route(msgspec.Struct, frozen=True):
 
     `path` may have one parameter in braces as its last part. `answers` is the body by status. `is_command`: the operation
     is refused to other users than root and the agent's own. `body` describes the body of the request; empty without one.
+    `query` has the parameters of its query; others are ignored.
     """
 
     method: str
@@ -82,6 +106,7 @@ class Route(msgspec.Struct, frozen=True):
     refuses: tuple[Refused, ...] = ()
     is_command: bool = False
     body: str = ""
+    query: tuple[QueryParameter, ...] = ()
 
 
 async def show_license(agent: Licensed, _: Asked) -> Answer:
@@ -107,6 +132,23 @@ async def check_entitlement(agent: Licensed, asked: Asked) -> Answer:
 async def show_status(agent: Licensed, _: Asked) -> Answer:
     """Show the state of the agent, with the licence."""
     return Answer(200, agent.status())
+
+
+async def await_change(agent: Licensed, asked: Asked) -> Answer:
+    """Wait for a change of the licence or of an entitlement.
+
+    The answer is a hint without the licence: ask for the licence or the entitlement after it. Without a cursor, or with
+    one that the agent does not know, the answer comes at once. A program that asks for the cursor first, then for an
+    entitlement, and then waits with that cursor, misses no change. While the program waits, it must ask again before its
+    last answer ends at `valid_until`, so a wait of 15 seconds is usual.
+    """
+    wait = asked.query.get("wait", "0")
+    if not (wait.isascii() and wait.isdigit() and len(wait) <= WAIT_DIGITS_MAX and int(wait) <= WAIT_SECONDS_MAX):
+        return _refused(WAIT_MALFORMED)
+    changed = await agent.changes.poll(asked.query.get("cursor", ""), int(wait), asked.user)
+    if changed is None:
+        return _refused(BUSY)
+    return Answer(200, ChangesDocument(format=FORMAT, cursor=agent.changes.cursor, changed=changed))
 
 
 async def renew(agent: Licensed, _: Asked) -> Answer:
@@ -162,6 +204,17 @@ ROUTES = (
         refuses=(MALFORMED,),
     ),
     Route("GET", "/v1/status", show_status, {200: StatusDocument}),
+    Route(
+        "GET",
+        "/v1/changes",
+        await_change,
+        {200: ChangesDocument},
+        refuses=(WAIT_MALFORMED, BUSY),
+        query=(
+            QueryParameter("cursor", "Position of the last answer. Without one the answer comes at once."),
+            QueryParameter("wait", "Longest wait, in seconds. Without one the answer comes at once.", WAIT_SECONDS_MAX),
+        ),
+    ),
     Route("POST", "/v1/renew", renew, {200: LicenseDocument}, refuses=(PERMISSION_DENIED,), is_command=True),
     Route(
         "POST",
@@ -227,6 +280,14 @@ def parameter_of(route: Route, path: str) -> str | None:
     return unquote(rest) if path.startswith(template) and "/" not in rest else None
 
 
+def _parameters(route: Route, query: str) -> dict[str, str]:
+    """The parameters of the route in a query, with their first values."""
+    if not route.query:
+        return {}
+    given = parse_qs(query, keep_blank_values=True)
+    return {each.name: given[each.name][0] for each in route.query if each.name in given}
+
+
 def handler(agent: Licensed) -> Handler:
     """The routes of the socket over a running agent.
 
@@ -234,7 +295,7 @@ def handler(agent: Licensed) -> Handler:
     """
 
     async def handle(request: Request) -> Answer:
-        path = request.path.partition("?")[0]
+        path, _, query = request.path.partition("?")
         found = [(route, name) for route in ROUTES if (name := parameter_of(route, path)) is not None]
         if not found:
             return _refused(NOT_FOUND)
@@ -243,7 +304,8 @@ def handler(agent: Licensed) -> Handler:
                 if route.is_command and not request.privileged:
                     return _refused(PERMISSION_DENIED)
                 try:
-                    return await route.answer(agent, Asked(name, request.body if route.body else b""))
+                    body = request.body if route.body else b""
+                    return await route.answer(agent, Asked(name, body, _parameters(route, query), request.user))
                 except (NodeError, TpmError) as error:
                     return _failed(error)
         methods = tuple(route.method for route, _ in found)

@@ -115,6 +115,35 @@ async def test_a_change_between_session_and_wake_channel_is_noticed(agent: Agent
         await until("the new statement", lambda: agent.licence.presented == fabric.statement)
 
 
+def grants(config: Config) -> set[str]:
+    return {path.name for path in (config.socket.parent / "granted").iterdir()}
+
+
+async def test_grants_follow_the_licence_and_outlive_the_agent(agent: Agent, fabric: Fabric, config: Config) -> None:
+    async with running(agent):
+        assert grants(config) == {".licence", "render"}
+        cursor = (await request(config.socket, "GET", "/v1/changes")).document["cursor"]
+        await until_it_polls(fabric)
+        fabric.say(fabric.lease(entitlements=("new",)))
+        answer = await request(config.socket, "GET", f"/v1/changes?cursor={cursor}&wait=10")
+        assert answer.document["changed"] is True
+        await until("the grant of the new lease", lambda: grants(config) == {".licence", "new"})
+    assert grants(config) == {".licence", "new"}
+
+
+async def test_a_revocation_ends_the_grants(
+    agent: Agent, fabric: Fabric, config: Config, state: State, tpm: Tpm
+) -> None:
+    async with running(agent):
+        await until_it_polls(fabric)
+        fabric.revoke()
+        await until("the end of the grants", lambda: not grants(config))
+    (config.socket.parent / "granted" / "render").touch()
+    with pytest.raises(Revoked):
+        await Agent.load(config, state, tpm).run()
+    assert not grants(config)
+
+
 async def test_revoked_while_running_it_stays_up_with_the_gate_closed(agent: Agent, fabric: Fabric) -> None:
     async with running(agent):
         await until_it_polls(fabric)

@@ -11,6 +11,7 @@ from node.exits import Exit
 from node.hwbind.errors import TpmFailed
 from node.licensing.trusted_time import Judged
 from node.licensing.verdict import STATES, Snapshot, Verdict
+from node.local.changes import Changes
 from node.local.documents import StatusDocument, status_document
 from protocol.airgap.answer import Outstanding
 from protocol.ids import AirgapRequestId, NodeId, TenantId
@@ -30,6 +31,7 @@ class SimulatedAgent:
     def __init__(self) -> None:
         self._asked = 0
         self._renewals = 0
+        self.changes = Changes("simulator")
 
     def snapshot(self) -> Snapshot:
         state = STATES[self._asked % len(STATES)]

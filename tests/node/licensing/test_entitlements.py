@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.licensing.acceptance import StoredEvidence
-from node.licensing.entitlements import judge_entitlement
+from node.licensing.entitlements import granted_names, judge_entitlement
 from node.licensing.trusted_time import Judged
 from node.licensing.verdict import Evidence, Hardware, Snapshot, judge
 from protocol.signed.statements import Entitlement, Lease
@@ -49,6 +49,18 @@ def test_the_verdict(name: str, given: Snapshot, why: str, reason: str) -> None:
     assert (verdict.why, verdict.granted) == (why, why == "granted")
     assert reason in verdict.reason
     assert verdict.terms == (TERMS if name == "cameras" else verdict.terms)
+
+
+@given(st.integers(-1, 70), st.integers(0, 10))
+def test_the_granted_names_are_those_that_are_granted(days: int, ticks: int) -> None:
+    given = snapshot(time=trusted(T0 + days * DAY + ticks * TICK))
+    names = granted_names(given)
+    assert names == {name for name in ("render", "cameras", "other") if judge_entitlement(given, name).granted}
+
+
+@pytest.mark.parametrize("given", [snapshot(lease=None), snapshot(hardware="other")])
+def test_with_a_closed_gate_no_name_is_granted(given: Snapshot) -> None:
+    assert granted_names(given) == frozenset()
 
 
 def test_dates_are_those_of_trusted_time_and_not_of_the_wall_clock() -> None:

@@ -10,12 +10,14 @@ from node.agent import Agent
 from node.config import Config
 from node.hwbind.tpm import Tpm
 from node.local import routes
+from node.local.changes import WAITS_PER_USER_MAX
 from node.local.documents import license_document
 from node.local.messages import Answer, Request
 from node.state import State
 from protocol.encoding import json_encode
 from protocol.messages.est import PATH_SIMPLEREENROLL
 from tests.simulators.fabric import Fabric, always, utc_now
+from tests.simulators.licensed import SimulatedAgent
 
 
 @pytest.fixture
@@ -76,6 +78,58 @@ async def test_everything_else(agent: Agent, method: str, path: str, status: int
     assert (answer.status, document["status"], document["code"]) == (status, status, code)
     assert bool(answer.allow) == (status == 405)
     assert list(document) == ["title", "status", "code"]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [
+        ("", 200, None),
+        ("?wait=0&cursor=", 200, None),
+        ("?wait=60&cursor=another", 200, None),
+        ("?wait=60&cursor=%ff&other=1&wait=x", 200, None),
+        ("?wait=61", 400, "wait_malformed"),
+        ("?wait=-1", 400, "wait_malformed"),
+        ("?wait=", 400, "wait_malformed"),
+        ("?wait=1.5", 400, "wait_malformed"),
+        ("?wait=%D9%A3", 400, "wait_malformed"),
+        ("?wait=" + "9" * 5000, 400, "wait_malformed"),
+    ],
+)
+async def test_changes(query: str, status: int, code: str | None) -> None:
+    answer = await ask(SimulatedAgent(), query)
+    assert answer.status == status
+    if code is None:
+        assert members(answer) == {"format": 1, "cursor": "simulator-0", "changed": True}
+    else:
+        assert members(answer)["code"] == code
+
+
+async def ask(agent: SimulatedAgent, query: str) -> Answer:
+    return await routes.handler(agent)(Request("GET", f"/v1/changes{query}", privileged=False, user=1000))
+
+
+async def test_a_wait_for_a_change_ends_with_it(autojump_clock: object) -> None:
+    agent = SimulatedAgent()
+    began = trio.current_time()
+    assert members(await ask(agent, "?cursor=simulator-0&wait=60"))["changed"] is False
+    assert trio.current_time() == began + 60
+    agent.changes.observe(agent.snapshot())
+    answer = await ask(agent, "?cursor=simulator-0&wait=60")
+    assert members(answer) == {"format": 1, "cursor": "simulator-1", "changed": True}
+    assert trio.current_time() == began + 60
+
+
+async def test_a_user_with_too_many_waits_is_told(autojump_clock: object) -> None:
+    agent = SimulatedAgent()
+    statuses: list[int] = []
+
+    async def wait() -> None:
+        statuses.append((await ask(agent, "?cursor=simulator-0&wait=60")).status)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(WAITS_PER_USER_MAX + 1):
+            nursery.start_soon(wait)
+    assert statuses == [503, *[200] * WAITS_PER_USER_MAX]
 
 
 async def test_license(agent: Agent) -> None:

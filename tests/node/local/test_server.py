@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from node.clock import utc_now
 from node.conditions import Conditions
@@ -253,6 +254,52 @@ async def test_a_command_that_runs_keeps_its_place(tmp_path: Path, nursery: trio
     assert body(await rest(command))["path"] == "/renew"
     for stream in (command, *idle):
         await stream.aclose()
+
+
+async def waits_for_ever(_: Request) -> Answer:
+    await trio.sleep_forever()
+
+
+async def test_a_question_that_waits_makes_room(tmp_path: Path, nursery: trio.Nursery) -> None:
+    nursery.start_soon(serve, listen(tmp_path / "s"), waits_for_ever)
+    waiting = await trio.open_unix_socket(tmp_path / "s")
+    await waiting.send_all(get("/wait"))
+    idle = [await trio.open_unix_socket(tmp_path / "s") for _ in range(40)]
+    with trio.fail_after(5):
+        assert body(await rest(waiting))["code"] == "busy"
+    for stream in (waiting, *idle):
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+async def test_a_client_that_is_gone_ends_its_wait(tmp_path: Path, nursery: trio.Nursery, half_closed: bool) -> None:
+    begun, ended = trio.Event(), trio.Event()
+
+    async def handler(request: Request) -> Answer:
+        begun.set()
+        try:
+            return await waits_for_ever(request)
+        finally:
+            ended.set()
+
+    nursery.start_soon(serve, listen(tmp_path / "s"), handler)
+    stream = await trio.open_unix_socket(tmp_path / "s")
+    await stream.send_all(get("/wait"))
+    if half_closed:
+        await stream.send_eof()
+    await begun.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not ended.is_set()
+    await stream.aclose()
+    with trio.fail_after(5):
+        await ended.wait()
+
+
+async def test_a_client_that_ends_its_own_side_gets_its_answer(path: Path) -> None:
+    async with await trio.open_unix_socket(path) as stream:
+        await stream.send_all(get("/"))
+        await stream.send_eof()
+        assert body(await rest(stream))["path"] == "/"
 
 
 async def test_a_fault_of_the_handler_is_answered_and_ends_nothing(
