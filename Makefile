@@ -18,7 +18,7 @@ PART ?=
 DIR ?=
 RAISE ?=
 
-.PHONY: help setup demo test unit check bench coverage drills machine real-ek api-fuzz fmt up lock clean
+.PHONY: help setup demo test unit check bench coverage drills machine real-ek api-fuzz packages fmt up lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ real-ek: setup ## verdicts on a folder of real EK certificates, compared with it
 
 api-fuzz: setup ## requests made from the API documents, as each kind of caller, for MINUTES=10
 	@$(BIN)/python -m tests.drills api-fuzz --minutes $(MINUTES) $(ARGS)
+
+packages: setup ## cascadia and cascade-cloud as deb and rpm, in dist/; needs root, debootstrap and a network
+	@$(BIN)/python -m tools.packages $(ARGS)
 
 fmt: setup ## format, and apply the fixes of ruff
 	@$(BIN)/ruff check --fix-only --exit-zero $(SOURCES)

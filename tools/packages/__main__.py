@@ -1,0 +1,8 @@
+"""Command `make packages`: build the packages into dist/. See docs/packages.md."""
+
+import sys
+
+from tools.packages.build import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
