@@ -24,6 +24,7 @@ from node.cli.main import _COLLECTED_AT_A_START, _collect_garbage
 from node.clock import utc_now
 from node.config import Config
 from node.exchanges.activation import activate
+from node.exchanges.activation_file import read_activation_file
 from node.hwbind import counter
 from node.hwbind.link import Link, open_link
 from node.hwbind.tpm import Tpm
@@ -148,7 +149,9 @@ async def _run(settings: Settings, steps: Steps) -> None:
     try:
         async with steps.during("activation"):
             with State(config.state_dir).owned():
-                await activate(State(config.state_dir), tpm, Path(settings.file), utc_now, lambda _: None)
+                await activate(
+                    State(config.state_dir), tpm, read_activation_file(Path(settings.file)), utc_now, lambda _: None
+                )
         with ExitStack() as held:
             async with trio.open_nursery() as nursery:
                 ready = trio.Event()

@@ -29,6 +29,7 @@ from lab.processes import Process, StepFailed, ended, scratch_directory, start_p
 from lab.tpm import SoftTpm, shared_bus
 from node.clock import utc_now
 from node.exchanges.activation import activate
+from node.exchanges.activation_file import read_activation_file
 from node.hwbind.tpm import Tpm
 from node.state import State
 from node.trust.published import TrustSet, load
@@ -112,7 +113,7 @@ class World:
         async def work() -> str:
             tpm = Tpm(self.chip.tcti)
             try:
-                return (await activate(kept, tpm, file, utc_now, lambda _: None)).identity.node
+                return (await activate(kept, tpm, read_activation_file(file), utc_now, lambda _: None)).identity.node
             finally:
                 await tpm.aclose()
 

@@ -20,6 +20,7 @@ from node.airgap.requests import TASK, activation_request, recovery_request, ref
 from node.airgap.store import StoredRequest
 from node.cli.recover import check_node, read_code
 from node.cli.show import emit, human_license, print_document
+from node.cli.user import become_agent_user, becomes_agent_user
 from node.clock import utc_now
 from node.config import Config
 from node.disk.boot import BootRecord
@@ -39,6 +40,7 @@ from node.state import State
 from protocol.airgap.errors import AirgapError, DocumentTooLarge
 from protocol.airgap.forms import printed, qr_text, read_request
 from protocol.limits import AIRGAP_CARRIED_BYTES_MAX
+from protocol.messages.activation import ActivationFile
 from protocol.messages.recovery import RecoveryClaim
 
 WithState = Callable[..., Awaitable[Any]]
@@ -77,11 +79,14 @@ def read_carried(name: str) -> bytes:
         raise FileUnusable(f"cannot read {name}: {error.strerror}") from error
 
 
-def hand_out(file: str, form: Form, out: Path | None) -> None:
-    """Print a request, or write it to `out`. `file` is the request in JSON. Raises AirgapRefused, FileUnusable."""
+def hand_out(file: str, form: Form, out: Path | None, opened: IO[bytes] | None = None) -> None:
+    """Print a request, or write it to `out`. `file` is the request in JSON. Raises AirgapRefused, FileUnusable.
+
+    `opened` is `out` if it is open already (`open_output`).
+    """
     try:
         if form == "qr":
-            _draw(qr_text(read_request(file.encode())), out)
+            _draw(qr_text(read_request(file.encode())), out, opened)
             return
         text = printed(read_request(file.encode())) if form == "text" else file.rstrip("\n") + "\n"
     except AirgapError as error:
@@ -93,15 +98,16 @@ def hand_out(file: str, form: Form, out: Path | None) -> None:
         emit(text.removesuffix("\n"))
         return
     try:
-        with _private(out) as opened:
-            opened.write(text.encode())
+        with opened or open_output(out) as written:
+            written.truncate()
+            written.write(text.encode())
     except OSError as error:
         raise FileUnusable(f"cannot write {out}: {error.strerror}") from error
 
 
-def _private(path: Path) -> IO[bytes]:
-    """The file, empty, open for writing, readable by its owner only."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def open_output(path: Path) -> IO[bytes]:
+    """The file, open for writing, readable by its owner only. It keeps its content. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
     except OSError:
@@ -110,7 +116,7 @@ def _private(path: Path) -> IO[bytes]:
     return os.fdopen(descriptor, "wb")
 
 
-def _draw(text: str, out: Path | None) -> None:
+def _draw(text: str, out: Path | None, opened: IO[bytes] | None) -> None:
     """Draw a QR code to the terminal, or to a file (`.svg` or `.png`)."""
     try:
         import segno
@@ -124,36 +130,55 @@ def _draw(text: str, out: Path | None) -> None:
     if kind not in ("svg", "png"):
         raise FileUnusable(f"cannot write {out}: a QR code is written as .svg or .png")
     try:
-        with _private(out) as opened:
-            code.save(opened, kind=kind, scale=4)
+        with opened or open_output(out) as written:
+            written.truncate()
+            code.save(written, kind=kind, scale=4)
     except OSError as error:
         raise FileUnusable(f"cannot write {out}: {error.strerror}") from error
 
 
 async def request(config: Config, args: argparse.Namespace, with_state: WithState) -> int:
     """Make a request, or show the outstanding one. Raises NodeError, TpmError."""
+    # Before the state directory is made: a refused file changes nothing. And as root: others may not read the files.
+    given = None if args.file is None or args.recover else read_activation_file(args.file)
+    recovers = _Recovers.of(args) if args.recover else None
+    opened = _opened_by_root(config, args.out)
+    become_agent_user(config, creates=given is not None or recovers is not None)
     document = None
-    if args.file is None and not args.recover:
+    if given is None and recovers is None:
         path = "/v1/requests/new" if args.new else "/v1/requests"
         with suppress(client.AgentAbsent):
             reply = await client.request(config.socket, "POST", path, seconds_max=COMMAND_SECONDS_MAX)
             document = client.expect(reply, {200}, RequestDocument)
-    document = document or await _own_request(config, args, with_state)
+    document = document or await _own_request(config, args.new, given, recovers, with_state)
     if args.json:
         print_document(document, as_json=True, human=str)
     if not args.json or args.out is not None:
-        hand_out(document["file"], args.form or "file", args.out)
+        hand_out(document["file"], args.form or "file", args.out, opened)
     if args.out is not None and not args.json:
         emit(f"request {document['request']}, to be answered until {document['expires_at']}")
     return 0
 
 
-async def _own_request(config: Config, args: argparse.Namespace, with_state: WithState) -> dict[str, Any]:
+def _opened_by_root(config: Config, out: Path | None) -> IO[bytes] | None:
+    """The output file, opened before root becomes another user; None if it can be opened later. Raises FileUnusable."""
+    if out is None or not becomes_agent_user(config):
+        return None
+    try:
+        return open_output(out)
+    except OSError as error:
+        raise FileUnusable(f"cannot write {out}: {error.strerror}") from error
+
+
+async def _own_request(
+    config: Config,
+    new: bool,
+    given: "tuple[ActivationFile, str] | None",
+    recovers: "_Recovers | None",
+    with_state: WithState,
+) -> dict[str, Any]:
     """A request without a running agent: for an activation, for a recovery, or for the licence in force."""
-    # Before the state directory is made: a refused file changes nothing.
-    given = None if args.file is None or args.recover else read_activation_file(args.file)
-    recovers = _Recovers.of(args) if args.recover else None
-    flags = {"new": args.new, "development": config.mode == "development"}
+    flags = {"new": new, "development": config.mode == "development"}
 
     async def work(state: State, tpm: Tpm) -> StoredRequest:
         boot = BootRecord(config.socket.parent)
@@ -221,6 +246,7 @@ async def import_answer(config: Config, args: argparse.Namespace, with_state: Wi
     if args.file is None:
         raise FileUnusable("cannot import an answer: no file is named", next_step="Run `cascadia license import FILE`.")
     data = read_carried(args.file)
+    become_agent_user(config)
     try:
         reply = await client.request(config.socket, "POST", PATH_IMPORT, seconds_max=COMMAND_SECONDS_MAX, body=data)
         document = client.expect(reply, {200}, LicenseDocument)

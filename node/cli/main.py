@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import msgspec
@@ -43,17 +43,19 @@ async def _with_state(
         creates: the state directory may be missing, and is then made.
         owns: hold the lock of the state directory meanwhile; work that only reads needs no lock.
 
-    Raises NotActivated if the directory is missing; StateError, TctiRefused, and the errors of `work`.
+    Raises NotActivated if the directory is missing; NotPermitted, StateError, TctiRefused, and the errors of `work`.
     """
-    from node.disk.files import exists, trusting_owner
+    from node.cli.user import check_permitted
+    from node.disk.files import exists
     from node.state import NotActivated, State
 
+    check_permitted(config, creates=creates)
     async with _tpm(config) as tpm:
         if not creates and not exists(config.state_dir):
             # A command that only asks must not make the directory: it would belong to the user who asked.
             raise NotActivated("cannot find an identity: this machine is not activated")
         state = State(config.state_dir)
-        with state.owned() if owns else trusting_owner(config.state_dir):
+        with state.owned() if owns else nullcontext():
             return await work(state, tpm)
 
 
@@ -80,13 +82,15 @@ async def _tpm(config: Config) -> AsyncIterator[Any]:
 
 
 async def _activate(config: Config, args: argparse.Namespace) -> int:
+    from node.cli.user import become_agent_user
     from node.clock import utc_now
     from node.exchanges.activation import activate
     from node.exchanges.activation_file import read_activation_file
     from node.local.documents import license_document
 
-    # Before the state directory is made: a refused file changes nothing.
-    read_activation_file(args.file)
+    # Before the state directory is made: a refused file changes nothing. And as root: others may not read the file.
+    given = read_activation_file(args.file)
+    become_agent_user(config, creates=True)
 
     def say(text: str) -> None:
         if not args.json:
@@ -95,7 +99,7 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
     async def work(state: Any, tpm: Any) -> Any:
         in_software = config.identity == "software"
         wait = not args.no_wait
-        return await activate(state, tpm, args.file, utc_now, say, in_software=in_software, wait=wait)
+        return await activate(state, tpm, given, utc_now, say, in_software=in_software, wait=wait)
 
     snapshot = (await _with_state(config, work, creates=True)).snapshot()
     document = msgspec.to_builtins(license_document(snapshot))
@@ -183,6 +187,9 @@ async def _license(config: Config, args: argparse.Namespace) -> int:
         from node.cli.carried import import_answer
 
         return await import_answer(config, args, _with_state)
+    from node.cli.user import become_agent_user
+
+    become_agent_user(config)
     document = (await _status_document(config))["license"]
     print_document(document, args.json, human_license)
     return int(document["exit_code"])
@@ -281,6 +288,9 @@ _COMMANDS = {
     "identity": _identity,
 }
 
+_READS_FILES = ("activate", "license", "recover", "request")
+"""Commands that name files, which only root may be able to read or write. They call `become_agent_user` themselves."""
+
 
 def _node_error(error: BaseException) -> NodeError | None:
     """The error to report: the first known error in a group of a nursery; a TPM fault as a NodeError; or None."""
@@ -329,6 +339,10 @@ def _execute(args: argparse.Namespace) -> int:
         import trio
 
         config = load_config(vars(args))
+        if args.command not in _READS_FILES:
+            from node.cli.user import become_agent_user
+
+            become_agent_user(config)
         return trio.run(_COMMANDS[args.command], config, args)
     except KeyboardInterrupt:
         # A signal stopped the agent before its own signal handling had started.

@@ -22,6 +22,7 @@ import trio
 from node.cli import recovery_document as documents
 from node.cli.recovery_document import RecoverDocument
 from node.cli.show import emit, print_document
+from node.cli.user import become_agent_user, check_permitted
 from node.clock import utc_now
 from node.config import Config
 from node.disk.boot import BootRecord
@@ -122,8 +123,10 @@ async def run(config: Config, args: argparse.Namespace, opened: Opened) -> int:
     if source is not None and source.node is not msgspec.UNSET:
         code, node = code or source.code, node or source.node
     check_node(node)
+    become_agent_user(config, creates=True)
     document = await _with_agent(config, has_code=bool(code))
     if document is None:
+        check_permitted(config, creates=True)
         asked = Asked(
             source=None if source is None else Source(source.repository_url, source.pin, source.created_at),
             code=code,

@@ -2,7 +2,7 @@
 
 A credential file has the password and nothing else; one line end after the password is dropped. The files are read
 again for each use of the TPM, so a changed password needs no restart. The password is in no setting, no argument, no
-environment variable and no log.
+environment variable and no log. A command of root keeps the passwords in memory before it becomes the agent's user.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,20 @@ from node.hwbind.tpm import PASSWORD_BYTES_MAX, Password, Passwords
 _OTHERS = 0o007
 _LINE_END = b"\n"
 
+_kept: dict[Path, Password] = {}
+
+
+def keep(*paths: Path | None) -> None:
+    """Read the passwords in these files, for the time when this process may not. A file with a fault is left out."""
+    for path in paths:
+        if path is not None and not (password := _read(path)).fault:
+            _kept[path] = password
+
+
+def forget() -> None:
+    """Forget the kept passwords."""
+    _kept.clear()
+
 
 def hierarchy_passwords(owner: Path | None, endorsement: Path | None) -> Passwords:
     """The reader of both files for `node.hwbind.tpm.Tpm`. None means that no file is configured."""
@@ -27,7 +41,7 @@ def hierarchy_passwords(owner: Path | None, endorsement: Path | None) -> Passwor
         files["endorsement"] = endorsement
 
     def read() -> Mapping[Hierarchy, Password]:
-        return {hierarchy: _read(path) for hierarchy, path in files.items()}
+        return {hierarchy: _kept.get(path) or _read(path) for hierarchy, path in files.items()}
 
     return read
 

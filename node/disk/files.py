@@ -19,7 +19,6 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -110,26 +109,9 @@ def _read_error(path: Path, error: OSError) -> StateError:
     return StateUnreadable(path, error.strerror or str(error))
 
 
-_agent_user: ContextVar[int | None] = ContextVar("agent_user", default=None)
-
-
-@contextmanager
-def trusting_owner(state_dir: Path) -> Iterator[None]:
-    """In the block, also trust the files of the user who owns the state directory.
-
-    It is for a command that root runs while another user's agent owns the state. Raises StateUnreadable.
-    """
-    user = owner_of(state_dir) if os.geteuid() == 0 else None
-    token = _agent_user.set(user)
-    try:
-        yield
-    finally:
-        _agent_user.reset(token)
-
-
 def open_to_others(status: os.stat_result) -> str:
     """How a user other than root and the agent's could have changed the file or directory. Empty if in no way."""
-    if status.st_uid not in (0, os.geteuid(), _agent_user.get()):
+    if status.st_uid not in (0, os.geteuid()):
         return f"belongs to another user ({status.st_uid})"
     if status.st_mode & OTHERS_WRITE and not stat.S_ISLNK(status.st_mode):
         return "can be written by other users"

@@ -7,14 +7,12 @@ licence nor the repository and the pin.
 
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 import trio
 
 from node.clock import Clock
 from node.config import BUILT_AT
 from node.errors import NodeError, StateDamaged, StateUnsafe
-from node.exchanges.activation_file import read_activation_file
 from node.exchanges.enrolment import Enrolment, Manner, Right, Say
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
@@ -25,6 +23,7 @@ from node.licensing.trusted_time import first_floor
 from node.state import State
 from node.trust import published
 from node.trust.published import TrustSet
+from protocol.messages.activation import ActivationFile
 
 
 class OtherCloud(NodeError):
@@ -39,15 +38,22 @@ class OtherCloud(NodeError):
 
 
 async def activate(
-    state: State, tpm: Tpm, path: Path, clock: Clock, say: Say, *, in_software: bool = False, wait: bool = True
+    state: State,
+    tpm: Tpm,
+    given: tuple[ActivationFile, str],
+    clock: Clock,
+    say: Say,
+    *,
+    in_software: bool = False,
+    wait: bool = True,
 ) -> Licence:
     """Activate this machine, or continue an interrupted activation with the same file. The caller owns the state.
 
-    `say` is called with a text for each step, for the user who waits. `in_software`: the user wants an identity without
+    `given` is the activation file and its digest (`read_activation_file`). `say` is called with a text for each step, for the user who waits. `in_software`: the user wants an identity without
     a TPM; otherwise the machine must have one. If an operator must approve the activation, the function waits; without
     `wait` it raises ApprovalPending. Returns the licence of the confirmed generation. Raises NodeError, TpmError.
     """
-    file, file_sha256 = read_activation_file(path)
+    file, file_sha256 = given
     # Not from the stored floor: a TPM clock that was set forward must not prevent the activation that repairs it.
     state.start_time(first_floor(BUILT_AT, _aware(file.created_at)), None, machine_clocks(clock))
     say("fetching the published trust, from the pin in the file")

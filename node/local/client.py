@@ -175,7 +175,8 @@ def _refusal(reply: Reply, kind: Kind) -> AgentRefused:
     if isinstance(number, int):
         refused.exit = known.get(number, refused.exit)
     refused.code = code or refused.code
-    refused.next = shown(str(given.get("next", ""))) or refused.next
+    denied = "Run the command as root." if code == "permission_denied" else refused.next
+    refused.next = shown(str(given.get("next", ""))) or denied
     return refused
 
 

@@ -17,6 +17,7 @@ from node.clock import utc_now
 from node.config import Config
 from node.disk.thread import DISK_SECONDS_MAX
 from node.exchanges.activation import activate
+from node.exchanges.activation_file import read_activation_file
 from node.hwbind.tpm import Tpm
 from node.startup import _Start
 from node.state import State
@@ -80,7 +81,7 @@ class Site:
         state = State(self.directory / name)
         state.directory.mkdir(mode=0o700, exist_ok=True)
         file = write_activation_file(self.directory / f"{name}.json", self.repository.url, self.repository.pin)
-        await activate(state, self.tpm, file, utc_now, lambda _: None)
+        await activate(state, self.tpm, read_activation_file(file), utc_now, lambda _: None)
         return self.config(name)
 
     def config(self, name: str) -> Config:

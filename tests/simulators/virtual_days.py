@@ -28,6 +28,7 @@ from node.agent import Agent
 from node.config import Config
 from node.disk import thread
 from node.exchanges.activation import activate
+from node.exchanges.activation_file import read_activation_file
 from node.hwbind import reading
 from node.hwbind.fingerprint import Components, Reasons
 from node.hwbind.keys import key_hash
@@ -258,7 +259,7 @@ class VirtualSite:
         state.directory.mkdir(mode=0o700)
         path, now = self._directory / "file.json", self.time.now
         file = write_activation_file(path, repository.url, repository.pin, created_at=now())
-        await activate(state, self.tpm, file, now, lambda _: None, in_software=self._software)
+        await activate(state, self.tpm, read_activation_file(file), now, lambda _: None, in_software=self._software)
 
     async def jump(self, seconds: float) -> None:
         """Let the time pass, and wait in real time until the agent has nothing left to do."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from node.disk.credentials import hierarchy_passwords
+from node.disk.credentials import forget, hierarchy_passwords, keep
 from node.hwbind.tpm import Password
 
 
@@ -80,3 +80,16 @@ def test_something_else_than_a_file_is_a_fault(tmp_path: Path, kind: str) -> Non
         path.symlink_to(tmp_path / "nothing")
     password = hierarchy_passwords(path, None)()["owner"]
     assert (password.value, bool(password.fault)) == (b"", True)
+
+
+def test_a_kept_password_counts_when_its_file_cannot_be_read_any_more(file: Path, tmp_path: Path) -> None:
+    file.write_bytes(b"kept\n")
+    try:
+        keep(file, tmp_path / "missing", None)
+        file.unlink()
+        assert hierarchy_passwords(file, None)()["owner"].value == b"kept"
+        (tmp_path / "missing").touch(mode=0o600)
+        assert hierarchy_passwords(None, tmp_path / "missing")()["endorsement"].fault == ""
+    finally:
+        forget()
+    assert "no such file" in hierarchy_passwords(file, None)()["owner"].fault

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from node.disk.files import open_to_others, trusting_owner, write_atomic
 from node.disk.modes import inspect
 
 TREE = (
@@ -78,15 +77,3 @@ def test_a_file_of_another_user_is_found(home: Path) -> None:
         "current.json": ("belongs to another user (12345)", False),
     }
     assert (home / "licence/g-1/statement.json").stat().st_uid == 0
-
-
-def test_root_reads_the_state_of_the_agents_user(home: Path) -> None:
-    if os.geteuid() != 0:
-        return
-    for path in (home, *home.rglob("*")):
-        os.chown(path, 12345, -1)
-    with trusting_owner(home):
-        assert inspect(home, mend=False) == ()
-    assert open_to_others((home / "lock").stat()) == "belongs to another user (12345)"
-    write_atomic(home.parent / "file", b"x")
-    assert not open_to_others((home.parent / "file").stat())

@@ -12,6 +12,7 @@ import pytest
 
 from node.errors import DiskFull, StateDamaged, StateError, StateUnsafe
 from node.exchanges.activation import OtherCloud, activate
+from node.exchanges.activation_file import read_activation_file
 from node.exchanges.enrolment import NotAbove, OtherNode
 from node.exits import Exit
 from node.hwbind import counter
@@ -61,7 +62,7 @@ def state(tmp_path: Path) -> State:
 
 
 async def run(state: State, tpm: Tpm, file: Path) -> Licence:
-    return await activate(state, tpm, file, utc_now, lambda _: None)
+    return await activate(state, tpm, read_activation_file(file), utc_now, lambda _: None)
 
 
 async def test_from_a_file_to_an_open_gate(state: State, tpm: Tpm, file: Path, fabric: Fabric) -> None:
@@ -443,7 +444,7 @@ async def test_a_floor_record_that_is_not_complete_is_said(
 
     monkeypatch.setattr(FloorStore, "write", full)
     said: list[str] = []
-    assert (await activate(state, tpm, file, utc_now, said.append)).verdict().gate_open
+    assert (await activate(state, tpm, read_activation_file(file), utc_now, said.append)).verdict().gate_open
     assert "the floor record is not complete" in said[-1]
 
 
@@ -453,7 +454,7 @@ async def test_the_log_has_no_secret(
     """At the most verbose level, of our loggers and of the libraries'."""
     caplog.set_level(logging.DEBUG)
     said: list[str] = []
-    await activate(state, tpm, file, utc_now, said.append)
+    await activate(state, tpm, read_activation_file(file), utc_now, said.append)
     text = "\n".join([caplog.text, *said])
     assert "127.0.0.1" in text
     assert CODE[4:] not in text

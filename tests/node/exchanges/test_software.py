@@ -11,6 +11,7 @@ from node.agent import Agent
 from node.conditions import Conditions
 from node.disk.boot import BootRecord
 from node.exchanges.activation import activate
+from node.exchanges.activation_file import read_activation_file
 from node.exchanges.contact import Contact
 from node.exchanges.recovery import Asked, look, recover
 from node.hwbind import reading
@@ -97,7 +98,7 @@ def no_tpm() -> Tpm:
 
 
 async def run(state: State, tpm: Tpm, file: Path) -> Licence:
-    return await activate(state, tpm, file, utc_now, lambda _: None, in_software=True)
+    return await activate(state, tpm, read_activation_file(file), utc_now, lambda _: None, in_software=True)
 
 
 def started(state: State, tpm: Tpm) -> tuple[Contact, HardwareCheck]:
@@ -158,7 +159,7 @@ async def test_a_machine_without_a_tpm_never_falls_to_a_key_in_a_file(
     state: State, no_tpm: Tpm, file: Path, fabric: Fabric, cloud: SoftwareCloud
 ) -> None:
     with pytest.raises(TpmAbsent) as caught:
-        await activate(state, no_tpm, file, utc_now, lambda _: None)
+        await activate(state, no_tpm, read_activation_file(file), utc_now, lambda _: None)
     assert "--software" in caught.value.advice
     assert cloud.proofs == []
     assert fabric.requests == []
@@ -169,7 +170,7 @@ async def test_a_machine_with_a_tpm_gets_a_warning(
 ) -> None:
     for chip, warned in ((tpm, True), (no_tpm, False)):
         said: list[str] = []
-        licence = await activate(state, chip, file, utc_now, said.append, in_software=True)
+        licence = await activate(state, chip, read_activation_file(file), utc_now, said.append, in_software=True)
         assert licence.identity.node_key.in_software
         assert any("this machine has a TPM" in text for text in said) is warned
 
