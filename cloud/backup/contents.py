@@ -107,6 +107,7 @@ def _secret_files(installation: Installation) -> Iterator[Path]:
     """The files that authenticate to a database or open the key files."""
     for service in SERVICES:
         settings = installation.settings(service)
+        yield from map(settings.path, settings.secret_files)
         yield settings.path(settings.passphrase_file)
         if settings.database.password_file:
             yield settings.path(settings.database.password_file)

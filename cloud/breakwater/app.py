@@ -164,6 +164,7 @@ def _breakwater(
             every(FLUSH_SECONDS, "refusals", refusal_audit.flush),
             *background.tasks(),
         ),
+        readiness=parts.readiness,
     )
     return Breakwater(parts=parts, identity=own, api=api, public=public, served=served)
 

@@ -6,11 +6,12 @@ start with an unsafe CRL schedule. Each rule has a stable name, like the product
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import msgspec
 
 from cloud.breakwater.keys.pkcs11 import TokenSettings
+from cloud.crypto.keyfile import passed_credential
 from cloud.process.gates import GateRefused, check_gates
 from cloud.process.settings import ServiceSettings, SettingsError
 
@@ -55,6 +56,18 @@ class BreakwaterSettings(ServiceSettings, frozen=True, forbid_unknown_fields=Tru
     public_url: str = ""
     crl: CrlSettings = CrlSettings()
     token: TokenSettings | None = None
+
+    def with_credentials(self) -> Self:
+        """As for every service; and the credential `pkcs11-pin` has the PIN of the token."""
+        settings = super().with_credentials()
+        if self.token is None:
+            return settings
+        pin_file = passed_credential("pkcs11-pin", self.token.pin_file)
+        return msgspec.structs.replace(
+            settings,
+            token=msgspec.structs.replace(self.token, pin_file=pin_file),
+            secret_files=(*settings.secret_files, self.token.pin_file),
+        )
 
     @property
     def pki_url(self) -> str:

@@ -29,6 +29,7 @@ from cloud.cli.errors import (
     TrustError,
     TrustUnreachable,
 )
+from cloud.cli.owner import INSTALLATION, operator_settings, owner_of
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError, check_private
 from cloud.mtls.client import (
@@ -163,11 +164,11 @@ def trust_pin(args: Namespace) -> TrustPin:
 
 
 def setting(option: object, variable: str, name: str) -> str:
-    """Return the value of an option, or of its environment variable if the option is missing.
+    """Return the value of an option, of its environment variable, or of the packaged installation on this host.
 
-    Raises CliError (`server_not_named`) when both are missing.
+    Raises CliError (`server_not_named`) when all are missing.
     """
-    value = str(option) if option else os.environ.get(variable, "")
+    value = str(option) if option else os.environ.get(variable) or operator_settings().get(variable, "")
     if not value:
         raise CliError(
             EXIT_USAGE,
@@ -180,7 +181,7 @@ def setting(option: object, variable: str, name: str) -> str:
 
 def _read_token(path: Path) -> str:
     try:
-        check_private(path)
+        check_private(path, owner_of(INSTALLATION))
         with path.open("rb") as file:
             return parse_secret("cot", file.read(TOKEN_FILE_BYTES_MAX).decode("ascii"))
     except (OSError, UnicodeDecodeError, KeyFileError, SecretFormatError) as error:

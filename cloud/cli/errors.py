@@ -33,6 +33,19 @@ class CliError(Exception):
         self.next_step = next_step
 
 
+def schema_refused(error: Exception) -> CliError:
+    """Return the error of a command that found a database of a version of the schema that it cannot use.
+
+    The exit code is that of wrong usage, so that systemd does not start the service again and again.
+    """
+    return CliError(
+        EXIT_USAGE,
+        "schema_refused",
+        str(error),
+        "docs/upgrade.md says how to go back to an earlier version. Nothing was changed.",
+    )
+
+
 class TrustError(Exception):
     """The repository's content does not verify under the pin, cannot be used, or cannot be stored."""
 

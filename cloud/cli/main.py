@@ -1,18 +1,21 @@
 """Wiring: the entry point of `cascade`. It lists the commands and turns failures into texts and exit codes."""
 
+import errno
 import logging
+import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
 from cloud.cli.errors import EXIT_INTERNAL, CliError
 from cloud.cli.options import Commands, Parser, Run
+from cloud.cli.owner import become_owner
 from cloud.cli.show import complain, escape_log_records, say_json
 
 VERSION = "0.1.0"
 
 EPILOG = """\
 Commands that talk to the cloud need three values, from options or from the environment.
-`cascade init` writes all three to DIR/operator/env:
+`cascade init` writes all three to DIR/operator/env. root finds those of /var/lib/cascade/installation by itself:
   CASCADE_URL         http:// URL of the installation's trust repository (--url)
   CASCADE_TRUST       trust pin, VERSION:SHA256 (--trust)
   CASCADE_TOKEN_FILE  file with the operator's token, mode 0600 (--token-file)
@@ -74,6 +77,22 @@ def _report(error: CliError, as_json: bool) -> int:
     return error.exit_code
 
 
+def _become_owner(args: Namespace) -> str | None:
+    """Give up root for the owner of the installation that the command names (`cloud.cli.owner`). Raises CliError."""
+    directory = getattr(args, "dir", None)
+    if directory is None:
+        return None
+    try:
+        return become_owner(directory)
+    except (OSError, KeyError) as error:
+        raise CliError(
+            EXIT_INTERNAL,
+            "owner_unusable",
+            f"cannot become the owner of {directory}: {error}",
+            "Run the command as the user who owns the installation.",
+        ) from error
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code. `argv` replaces the arguments of the process.
 
@@ -83,9 +102,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parser().parse_args(argv)
         run: Run = args.run
+        owner: str | None = None
         try:
+            owner = _become_owner(args)
             return run(args) or 0
         except CliError as error:
+            if owner is not None and os.strerror(errno.EACCES) in error.text:
+                error.next_step = f"root runs this command as {owner}. Give it files that {owner} can read or write."
             return _report(error, args.json)
     except KeyboardInterrupt:
         return 130

@@ -7,10 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cloud.cli.owner import INSTALLATION
 from protocol.text import escaped_lines
 
 JSON_HELP = "print one JSON document instead of text"
-DIR_HELP = "directory of the installation"
+DIR_HELP = f"directory of the installation (default: {INSTALLATION})"
 
 Run = Callable[[Namespace], int | None]
 """Runs a command and returns its exit code; None means 0. Raises CliError."""
@@ -117,7 +118,7 @@ def _server_options(parser: ArgumentParser, default: str | None) -> None:
 
 def directory_option(parser: ArgumentParser) -> None:
     """Add `--dir`, for commands that run on the services' own host."""
-    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help=DIR_HELP)
+    parser.add_argument("--dir", type=Path, default=INSTALLATION, metavar="DIR", help=DIR_HELP)
 
 
 def repeated_options(parser: ArgumentParser) -> None:

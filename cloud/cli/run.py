@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from cloud.breakwater.errors import AuthorityNotCurrent, IssuerError
-from cloud.cli.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
+from cloud.cli.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_USAGE, CliError, schema_refused
 from cloud.cli.options import directory_option, json_option
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError
@@ -17,7 +17,7 @@ from cloud.process.logs import configure_logging
 from cloud.process.serve import Served, Unit, serve
 from cloud.process.settings import SettingsError
 from cloud.storage import DatabaseUnavailable, StorageError
-from cloud.storage.errors import DatabaseBusy
+from cloud.storage.errors import DatabaseBusy, DatabaseTooNew, DatabaseTooOld
 from cloud.tasks.periodic import every
 from protocol.ids import ServiceName
 
@@ -82,6 +82,8 @@ def run(directory: Path, names: list[ServiceName], ready: Callable[[], None] | N
         ) from error
     except AuthorityNotCurrent as error:
         raise CliError(EXIT_INTERNAL, "ca_not_valid", f"cannot start: {error}", error.next_step) from error
+    except (DatabaseTooNew, DatabaseTooOld) as error:
+        raise schema_refused(error) from error
     except (DatabaseBusy, DatabaseUnavailable) as error:
         text = "Start the service again when the database is available. `cascade config check` tests it."
         raise CliError(EXIT_TRY_AGAIN, "database_unavailable", f"cannot start: {error}", text) from error

@@ -85,6 +85,17 @@ def secret_path(name: str, base: Path) -> Path:
     return directory / credential
 
 
+def passed_credential(credential: str, name: str) -> str:
+    """Return the name of a secret for `secret_path`: `credential:CREDENTIAL` if systemd has passed it, else `name`.
+
+    A `name` that is the name of a credential is returned unchanged.
+    """
+    directory = _credentials()
+    if directory is None or name.startswith(CREDENTIAL) or not (directory / credential).exists():
+        return name
+    return CREDENTIAL + credential
+
+
 def _credentials() -> Path | None:
     """Return the folder with the credentials that systemd has passed to this service, or None."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
@@ -123,23 +134,23 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def check_private(path: Path) -> None:
-    """Check that no other user can read a secret file.
+def check_private(path: Path, also: int | None = None) -> None:
+    """Check that no other user can read a secret file. `also` is the uid of a further user who may own it.
 
     Raises:
         KeyFileError: the file is missing, is not a regular file, belongs to another user, or is readable by its group
             or by all users.
     """
     try:
-        _check_private(path, path.stat())
+        _check_private(path, path.stat(), also)
     except OSError as error:
         raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _check_private(path: Path, status: os.stat_result) -> None:
+def _check_private(path: Path, status: os.stat_result, also: int | None = None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileError(f"cannot use {path}: it is not a regular file")
-    if status.st_uid not in (os.geteuid(), 0):
+    if status.st_uid not in (os.geteuid(), 0, also):
         raise KeyFileError(f"cannot use {path}: it belongs to another user (uid {status.st_uid})")
     if path.parent == _credentials():
         # systemd stores a credential as a file of root with mode 0400 and gives the service's user read access by an

@@ -165,6 +165,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
             connections.learn_breakwater_certificate,
             connections.identity.run,
         ),
+        readiness=parts.readiness,
     )
     return Fabric(parts=parts, connections=connections, api=api, repository=repository, served=served)
 

@@ -1,10 +1,12 @@
-"""Adapter: the process's logs as JSON lines on stderr."""
+"""Adapter: the process's logs as JSON lines on stderr, with priorities for the journal."""
 
 import json
 import logging
+import os
 import sys
 import traceback
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
@@ -15,6 +17,9 @@ SAME_LINES_PERIOD = timedelta(minutes=1)
 """Warnings and errors with one message in a period. During an outage of the database, each request would log one."""
 MESSAGES_MAX = 1000
 """Messages that are counted. Further messages are counted together. In this code a message is a constant."""
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+"""Levels, and the priorities of the journal (syslog(3))."""
+_DEBUG = 7
 _OTHERS = ("", logging.WARNING, "others")
 LEFT_OUT = "further lines with this message were left out"
 
@@ -42,6 +47,14 @@ class JsonLines(logging.Formatter):
             line["error"] = "".join(traceback.format_exception(*record.exc_info))
         written = json.dumps(line, default=str, separators=(",", ":"))  # ASCII: all other characters are escaped
         return written.replace("\x7f", "\\u007f")
+
+
+class JournalLines(JsonLines):
+    """Formats a record as `JsonLines`, after the prefix from which the journal takes its priority (sd-daemon(3))."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((number for level, number in _PRIORITIES if record.levelno >= level), _DEBUG)
+        return f"<{priority}>{super().format(record)}"
 
 
 class BoundedLines(logging.StreamHandler[TextIO]):
@@ -79,10 +92,21 @@ class BoundedLines(logging.StreamHandler[TextIO]):
                 super().emit(record)
 
 
+def is_journal(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether systemd has connected `stream` to the journal (`$JOURNAL_STREAM`, systemd.exec(5))."""
+    with suppress(OSError, ValueError):  # a stream of a test has no descriptor
+        status = os.fstat(stream.fileno())
+        return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return False
+
+
 def configure_logging() -> None:
-    """Write the records of all loggers from level INFO on to stderr as JSON lines."""
+    """Write the records of all loggers from level INFO on to stderr as JSON lines.
+
+    Lines for the journal have a priority as well.
+    """
     handler = BoundedLines(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JournalLines() if is_journal(sys.stderr) else JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

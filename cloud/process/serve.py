@@ -21,7 +21,9 @@ import msgspec
 from cloud.http.listener import LIMITS, Connection, Limits, Shared
 from cloud.http.places import Places, connections_max
 from cloud.http.plaintext import plaintext_only
+from cloud.http.readiness import Readiness
 from cloud.mtls.server import ServerTls
+from cloud.process.notify import Reporting, reports
 from cloud.tasks.source import source_of
 from cloud.tasks.stopping import BackgroundTask, Stopping
 
@@ -60,10 +62,11 @@ class Listener(msgspec.Struct, frozen=True):
 
 
 class Served(msgspec.Struct, frozen=True):
-    """An open service: its listeners and its background tasks."""
+    """An open service: its listeners, its background tasks, and its readiness if it has dependencies."""
 
     listeners: tuple[Listener, ...]
     tasks: tuple[BackgroundTask, ...] = ()
+    readiness: Readiness | None = None
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,6 +204,7 @@ class Running(msgspec.Struct, frozen=True):
 
     servers: list[CloudServer]
     tasks: tuple[BackgroundTask, ...]
+    readiness: Readiness | None = None
 
 
 @asynccontextmanager
@@ -225,7 +229,7 @@ async def running(unit: Unit, places: Places | None = None) -> AsyncIterator[Run
                 "listening",
                 extra={"service": unit.name, "host": host, "port": port, "tls": listener.tls is not None},
             )
-        yield Running(servers, served.tasks)
+        yield Running(servers, served.tasks, served.readiness)
 
 
 async def serve(
@@ -233,7 +237,7 @@ async def serve(
 ) -> int:
     """Run units until SIGTERM, SIGINT or `stopping`, and return the exit code: 0, or 70 after a failure.
 
-    `ready` is called once all units accept connections.
+    `ready` is called once all units accept connections. From then on the state is reported to systemd.
     """
     stopping = stopping or Stopping()
     loop = asyncio.get_running_loop()
@@ -274,6 +278,10 @@ async def _supervise(opened: Sequence[tuple[str, Running]], stopping: Stopping) 
         asyncio.create_task(_call(task, stopping), name=f"{name}/{task_name(task)}")
         for name, unit in opened
         for task in unit.tasks
+    ]
+    services = [Reporting(name, unit.readiness) for name, unit in opened if unit.readiness is not None]
+    background += [
+        asyncio.create_task(_call(task, stopping), name=f"systemd/{task_name(task)}") for task in reports(services)
     ]
     stop = asyncio.create_task(stopping.wait(), name="stop")
     status = EXIT_OK

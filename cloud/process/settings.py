@@ -5,11 +5,11 @@ A service's own settings are a subclass of `ServiceSettings`. `cloud/process/gat
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
-from cloud.crypto.keyfile import secret_path
+from cloud.crypto.keyfile import passed_credential, secret_path
 from cloud.storage.location import Location, PostgresLocation
 from protocol.encoding import json_encode
 
@@ -128,6 +128,25 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     key_files: tuple[str, ...] = ()
     base: str = ""
     """The folder of the settings file. `load_settings` sets it."""
+    secret_files: tuple[str, ...] = ()
+    """The files of secrets that the settings file names, also if a credential replaces them. `load_settings` sets it."""
+
+    def with_credentials(self) -> Self:
+        """Return the settings with each secret that systemd has passed to the process, in place of its file.
+
+        The credential `passphrase` has the passphrase of the key files, `database-password` the password of a
+        PostgreSQL database. A setting that names a credential itself (`credential:NAME`) is unchanged.
+        """
+        database = self.database
+        if database.engine == "postgresql":
+            password_file = passed_credential("database-password", database.password_file)
+            database = msgspec.structs.replace(database, password_file=password_file)
+        return msgspec.structs.replace(
+            self,
+            passphrase_file=passed_credential("passphrase", self.passphrase_file),
+            database=database,
+            secret_files=tuple(filter(None, (self.passphrase_file, self.database.password_file))),
+        )
 
     def path(self, name: str) -> Path:
         """Return a path of the settings as an absolute path. A secret's name may be `credential:NAME`.
@@ -162,7 +181,7 @@ T = TypeVar("T", bound=ServiceSettings)
 
 
 def load_settings(path: Path, kind: type[T]) -> T:
-    """Read a settings file into a `kind`.
+    """Read a settings file into a `kind`. Secrets that systemd has passed replace the files that it names.
 
     Raises:
         SettingsError: a restore into the installation has not ended. Or the file is missing, too large, or not TOML,
@@ -186,4 +205,4 @@ def load_settings(path: Path, kind: type[T]) -> T:
     for listener in settings.listeners:
         if listener.purpose not in kind.PURPOSES:
             raise SettingsError(f'cannot use {path}: this service has no routes for a "{listener.purpose}" listener')
-    return msgspec.structs.replace(settings, base=str(path.parent.resolve()))
+    return msgspec.structs.replace(settings, base=str(path.parent.resolve())).with_credentials()

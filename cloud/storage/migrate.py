@@ -19,7 +19,14 @@ from pathlib import Path
 from piccolo.columns import Timestamptz, Varchar
 
 from cloud.storage.engine import ServiceEngine
-from cloud.storage.errors import DatabaseRestoring, DatabaseTooNew, DatabaseTooOld, MigrationFailed
+from cloud.storage.errors import (
+    DatabaseBusy,
+    DatabaseRestoring,
+    DatabaseTooNew,
+    DatabaseTooOld,
+    DatabaseUnavailable,
+    MigrationFailed,
+)
 from cloud.storage.location import Location
 from cloud.storage.schema import Step, add_table
 from cloud.storage.statement import Statement
@@ -171,5 +178,10 @@ async def _migrate(service: str, name: str, engine: ServiceEngine) -> None:
         for step in steps:
             await step(engine)
         await engine.fetch(_RECORD, name=name)
+    except (DatabaseBusy, DatabaseUnavailable) as error:
+        raise type(error)(
+            f"cannot migrate the database of {service} ({name}), and nothing was changed: {error}; end transactions that "
+            "use its tables, then start again"
+        ) from error
     except Exception as error:  # also for a mistake in a step: the error must name the migration
         raise MigrationFailed(f"cannot migrate the database of {service} ({name}): {error}") from error

@@ -87,6 +87,7 @@ def add_options(group: ArgumentParser) -> None:
     )
     making.add_argument("--passphrase-file", type=Path, metavar="FILE", help="encrypt with the passphrase in this file")
     making.add_argument("--keys-only", action="store_true", help="back up keys, CAs, published trust and tenants only")
+    actions.load("keep", "back up both services into a folder, and remove the oldest", "cloud.cli.backup.keep")
     checking = actions.add(
         "check",
         "decrypt and verify a whole backup, and change nothing",

@@ -19,6 +19,7 @@ from cloud.breakwater import bootstrap as breakwater
 from cloud.cli.errors import EXIT_INTERNAL, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
 from cloud.cli.installation.databases import Databases, database_options, read_databases
 from cloud.cli.options import directory_option, json_option
+from cloud.cli.owner import INSTALLATION
 from cloud.cli.show import emit
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError, sync_directory, write_secret
@@ -259,6 +260,17 @@ async def _build(building: Path, directory: Path, place: Place, trust_domain: st
     )
 
 
+def _next_steps(made: Made) -> str:
+    if made.directory == str(INSTALLATION):
+        return """\
+  systemctl enable --now cascade
+  cascade tenant create NAME"""
+    return f"""\
+  cascade up --dir {made.directory}
+  set -a; . {made.environment}; set +a
+  cascade tenant create NAME"""
+
+
 def _human(made: Made) -> str:
     return f"""\
 The new installation is in {made.directory}.
@@ -274,6 +286,4 @@ copy of the passphrase in {made.directory}/secrets. The services never read thes
   {chr(10).join(made.take_offline).replace(chr(10), chr(10) + "  ")}
 
 Next:
-  cascade up --dir {made.directory}
-  set -a; . {made.environment}; set +a
-  cascade tenant create NAME"""
+{_next_steps(made)}"""

@@ -12,14 +12,14 @@ from typing import Any
 from cloud.breakwater.admin import Admin, opened, opened_stores
 from cloud.breakwater.errors import AuthorityNotCurrent, IssuerError, PkilintMissing, Refused, SignerUnavailable
 from cloud.breakwater.store import Stores
-from cloud.cli.errors import EXIT_INTERNAL, EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE, CliError
+from cloud.cli.errors import EXIT_INTERNAL, EXIT_REFUSED, EXIT_TRY_AGAIN, EXIT_USAGE, CliError, schema_refused
 from cloud.cli.options import Run
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import KeyFileError
 from cloud.mtls.identity import IdentityError
 from cloud.process.settings import SettingsError
 from cloud.storage import DatabaseUnavailable, StorageError
-from cloud.storage.errors import DatabaseBusy
+from cloud.storage.errors import DatabaseBusy, DatabaseTooNew, DatabaseTooOld
 from protocol.ids import ServiceName
 
 SERVICES_HERE: tuple[ServiceName, ...] = ("breakwater", "fabric")
@@ -60,13 +60,6 @@ def _reported(work: Callable[[Namespace], Coroutine[Any, Any, int | None]]) -> R
     """Make a command out of `work` that turns the issuer's errors into CliError."""
 
     def run(args: Namespace) -> int | None:
-        if args.dir is None:
-            raise CliError(
-                EXIT_USAGE,
-                "directory_missing",
-                "cannot find the issuer: --dir is missing",
-                "Name the directory of the installation with --dir.",
-            )
         try:
             return asyncio.run(work(args))
         except SettingsError as error:
@@ -81,6 +74,8 @@ def _reported(work: Callable[[Namespace], Coroutine[Any, Any, int | None]]) -> R
             raise CliError(EXIT_REFUSED, "refused", text, "Nothing was changed.") from error
         except AuthorityNotCurrent as error:
             raise CliError(EXIT_INTERNAL, "ca_not_valid", str(error), error.next_step) from error
+        except (DatabaseTooNew, DatabaseTooOld) as error:
+            raise schema_refused(error) from error
         except (SignerUnavailable, DatabaseBusy, DatabaseUnavailable) as error:
             text = "Try again when the token or the database is available."
             raise CliError(EXIT_TRY_AGAIN, "unavailable", str(error), text) from error

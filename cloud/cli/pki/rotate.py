@@ -27,6 +27,7 @@ from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_REFUSED, EXIT_USAGE, CliError
 from cloud.cli.options import DIR_HELP, Commands, repeated_options, server_options
+from cloud.cli.owner import INSTALLATION
 from cloud.cli.pki.host import on_host
 from cloud.cli.show import emit, fields
 from cloud.fabric import schemas
@@ -72,7 +73,7 @@ def add_options(parser: ArgumentParser) -> None:
         "The steps in order: request, a ceremony, import, `cascade trust sign` and `cascade trust publish`, wait for "
         "adoption, activate, wait for renewals, taint, revoke. docs/rotation.md has every command."
     )
-    parser.add_argument("--dir", type=Path, metavar="DIR", help=f"{DIR_HELP} (required, before or after the step)")
+    parser.add_argument("--dir", type=Path, default=INSTALLATION, metavar="DIR", help=DIR_HELP)
     steps = Commands(parser, "step", repeated_options)
     requesting = steps.add(
         "request", "make the next key of a class and a request for its certificate", run=on_host(request)

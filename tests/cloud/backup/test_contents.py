@@ -18,6 +18,18 @@ def test_files_of_both_services_without_secrets_and_databases(installed: Install
     assert not [path for path in paths if "passphrase" in path or "sqlite" in path or path.startswith("offline")]
 
 
+def test_a_secret_that_a_credential_replaces_is_left_out(installed: Installation, tmp_path: Path) -> None:
+    for service in ("breakwater", "fabric"):
+        (tmp_path / service).mkdir()
+        for name in ("passphrase", "kept"):
+            (tmp_path / service / name).write_bytes(b"x")
+    fabric = msgspec.structs.replace(
+        installed.fabric, base=str(tmp_path / "fabric"), passphrase_file="/run/p", secret_files=("passphrase",)
+    )
+    moved = msgspec.structs.replace(installed, directory=tmp_path, fabric=fabric)
+    assert [file.path for file in files_of(moved)] == ["breakwater/kept", "breakwater/passphrase", "fabric/kept"]
+
+
 def test_links_and_scratch_files_are_left_out(installed: Installation, tmp_path: Path) -> None:
     for service in ("breakwater", "fabric"):
         (tmp_path / service).mkdir()

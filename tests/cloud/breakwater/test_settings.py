@@ -34,6 +34,19 @@ def good(tmp_path: Path) -> BreakwaterSettings:
     )
 
 
+def test_a_credential_replaces_the_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'trust_domain = "cascade.test"\n[token]\nmodule = "/m.so"\nlabel = "cas"\npin_file = "pin"\n'
+    (tmp_path / "settings.toml").write_text(text)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    before = load_settings(tmp_path / "settings.toml", BreakwaterSettings)
+    write_secret(tmp_path / "pkcs11-pin", b"1234")
+    after = load_settings(tmp_path / "settings.toml", BreakwaterSettings)
+    assert before.token is not None
+    assert after.token is not None
+    assert (before.token.pin_file, after.token.pin_file) == ("pin", "credential:pkcs11-pin")
+    assert after.secret_files == ("passphrase", "pin")
+
+
 def test_the_defaults_are_safe(good: BreakwaterSettings) -> None:
     check_settings(good)
     assert good.crl.life - good.crl.period >= timedelta(days=3), "a long weekend"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud.cli.options import Commands, directory_option, json_option, repeated_options, server_options
+from cloud.cli.owner import INSTALLATION
 
 
 def run(_: Namespace) -> None:
@@ -32,10 +33,11 @@ def test_shared_options_stand_before_a_commands_own() -> None:
 def test_a_command_without_a_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     root, commands = parser_with(directory_option)
     commands.add("do", "what it does", run=run)
-    for arguments in ([], ["other"], ["do"]):
+    for arguments in ([], ["other"]):
         with pytest.raises(SystemExit, match="2"):
             root.parse_args(arguments)
-    assert "the following arguments are required: --dir" in capsys.readouterr().err
+    assert "invalid choice: 'other'" in capsys.readouterr().err
+    assert root.parse_args(["do"]).dir == INSTALLATION
 
 
 def test_what_stood_before_a_step_stays() -> None:

@@ -23,6 +23,23 @@ def test_an_unusable_ca_is_reported(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["code"] == "cannot_start"
 
 
+@pytest.mark.slow
+def test_a_newer_schema_is_refused_for_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, at a start and in commands, so that systemd does not start the service again."""
+    directory = str(tmp_path / "cloud")
+    assert main(["init", "--dir", directory]) == 0
+    with closing(sqlite3.connect(tmp_path / "cloud/breakwater/database.sqlite")) as database, database:
+        database.execute("INSERT INTO migration (name) VALUES ('m0999_later')")
+    before = (tmp_path / "cloud/breakwater/database.sqlite").read_bytes()
+    for command in (["up"], ["serve", "breakwater"], ["pki", "check"], ["pki", "status"]):
+        capsys.readouterr()
+        assert main([*command, "--dir", directory, "--json"]) == 2, command
+        refused = error_of(capsys.readouterr().out.splitlines()[-1])
+        assert refused["code"] == "schema_refused"
+        assert "m0999_later" in str(refused["text"])
+    assert (tmp_path / "cloud/breakwater/database.sqlite").read_bytes() == before
+
+
 @pytest.mark.parametrize("service", ["fabric", "breakwater"])
 def test_settings_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], service: str) -> None:
     assert main(["serve", service, "--dir", str(tmp_path), "--json"]) == 2

@@ -2,9 +2,41 @@
 
 import json
 import logging
+import os
 from io import StringIO
+from pathlib import Path
 
-from cloud.process.logs import LEFT_OUT, MESSAGES_MAX, SAME_LINES_MAX, SAME_LINES_PERIOD, BoundedLines, JsonLines
+import pytest
+
+from cloud.process.logs import (
+    LEFT_OUT,
+    MESSAGES_MAX,
+    SAME_LINES_MAX,
+    SAME_LINES_PERIOD,
+    BoundedLines,
+    JournalLines,
+    JsonLines,
+    is_journal,
+)
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [(logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7)],
+)
+def test_the_journal_gets_a_priority(level: int, priority: int) -> None:
+    record = logging.makeLogRecord({"levelno": level, "msg": "made"})
+    prefix, line = JournalLines().format(record).split(">", 1)
+    assert (prefix, json.loads(line)["message"]) == (f"<{priority}", "made")
+
+
+def test_the_journal_is_known_by_its_stream(tmp_path: Path) -> None:
+    with (tmp_path / "stream").open("w") as stream:
+        status = os.fstat(stream.fileno())
+        assert is_journal(stream, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
+        assert not is_journal(stream, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino + 1}"})
+        assert not is_journal(stream, {})
+    assert not is_journal(StringIO(), {"JOURNAL_STREAM": "1:2"})
 
 
 def test_logs_are_json_lines_without_secrets() -> None:

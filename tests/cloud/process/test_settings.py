@@ -6,7 +6,7 @@ import pytest
 
 from cloud.crypto.keyfile import write_secret
 from cloud.process.gates import GateRefused, check_gates
-from cloud.process.settings import ServiceSettings, SettingsError, load_settings
+from cloud.process.settings import DatabaseSettings, ServiceSettings, SettingsError, load_settings
 from cloud.storage import PostgresLocation
 from tests.cloud.process.files import LAST, SERVER, TOP, load
 
@@ -29,6 +29,26 @@ def test_where_the_database_is(folder: Path) -> None:
     (folder / "password").chmod(0o644)
     with pytest.raises(GateRefused, match="database-password-is-private"):
         check_gates(settings)
+
+
+def test_credentials_replace_files(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    server = (LAST, LAST + SERVER + 'password_file = "password"\n')
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "none"))
+    assert load(folder, server).path(load(folder).passphrase_file) == folder / "passphrase"
+    passed = tmp_path / "passed"
+    passed.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(passed))
+    for name in ("passphrase", "database-password"):
+        write_secret(passed / name, b"of systemd")
+    settings = load(folder, server)
+    assert settings.path(settings.passphrase_file) == passed / "passphrase"
+    assert settings.secret_files == ("passphrase", "password")
+    location = settings.database_location()
+    assert isinstance(location, PostgresLocation)
+    assert location.password_file == str(passed / "database-password")
+    assert load(folder).database == DatabaseSettings(), "SQLite has no password"
+    named = load(folder, (TOP, TOP + 'passphrase_file = "credential:other"\n'))
+    assert named.passphrase_file == "credential:other"
 
 
 @pytest.mark.parametrize(

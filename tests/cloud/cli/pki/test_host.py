@@ -17,8 +17,6 @@ def test_a_missing_directory_or_settings_file_is_named(
 ) -> None:
     assert main(["pki", "status", "--dir", str(tmp_path / "nowhere"), "--json"]) == EXIT_USAGE
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "settings_refused"
-    assert main(["pki", "rotate", "taint", "nodes-1", "--json"]) == EXIT_USAGE
-    assert json.loads(capsys.readouterr().out)["error"]["code"] == "directory_missing"
     (host.directory / "secrets" / "passphrase").write_text("another passphrase, as long")
     assert [row["has_key"] for row in host.pki("status")["authorities"]] == [False] * 3
     host.refused(EXIT_INTERNAL, "issuer_unusable", "renew", "fabric")

@@ -1,0 +1,56 @@
+"""Adapter: a command that root types on the services' host runs as the owner of the installation.
+
+The services run as their own user. A file that root wrote below the installation's directory would be closed to them.
+So a command with an installation's directory gives up root for good before it reads or writes anything there. Files
+that its other options name must be open to that user.
+"""
+
+import os
+import pwd
+from pathlib import Path
+
+INSTALLATION = Path("/var/lib/cascade/installation")
+"""The directory of the installation on a host where the package is installed. The package makes the folder above it,
+for the user `cascade`."""
+UMASK = 0o077
+
+
+def owner_of(directory: Path) -> int | None:
+    """Return the uid that owns a directory, or the nearest folder above it that exists; None if none can be read."""
+    for folder in (directory.absolute(), *directory.absolute().parents):
+        try:
+            return folder.stat().st_uid
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def become_owner(directory: Path) -> str | None:
+    """If root runs this process, and another user owns `directory`, become this user. Return the user's name.
+
+    There is no way back to root. Returns None if nothing was changed. Raises OSError.
+    """
+    uid = owner_of(directory)
+    if os.geteuid() != 0 or not uid:
+        return None
+    account = pwd.getpwuid(uid)
+    os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
+    os.setgid(account.pw_gid)
+    os.setuid(uid)
+    os.umask(UMASK)
+    os.environ["HOME"] = account.pw_dir
+    return account.pw_name
+
+
+def operator_settings() -> dict[str, str]:
+    """Return the operator's variables of the packaged installation on this host; empty if they cannot be read.
+
+    The file is parsed. A shell of root must not run it, because another user owns it.
+    """
+    try:
+        text = (INSTALLATION / "operator" / "env").read_text()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
