@@ -1,8 +1,8 @@
 """Every mishap of a machine on real services and software TPMs: the node comes back, and each failing twin is refused.
 
 `tests/system/test_recovery.py` has one row. `tests/system/support/recoveries.py` has the rows of `cascadia recover`,
-`recoveries_of_nodes.py` those of a node that comes back by a contact or a settlement, and `recoveries_of_clouds.py` those
-of a cloud that has changed meanwhile. Each row has a tenant and two chips of its own, which it may clear.
+`recoveries_of_nodes.py` those of a node that comes back by a contact or a settlement, `recoveries_of_clocks.py` those of
+a wrong clock, and `recoveries_of_clouds.py` those of a cloud that has changed meanwhile. Each row has a tenant and two chips of its own, which it may clear.
 """
 
 import argparse
@@ -13,14 +13,14 @@ from pathlib import Path
 from lab.processes import StepFailed, ended
 from lab.tpm import SoftTpm, SoftTpmError, shared_bus
 from tests.drills.frame import Figure, Outcome, Say
-from tests.system.support import recoveries, recoveries_of_clouds, recoveries_of_nodes
+from tests.system.support import recoveries, recoveries_of_clocks, recoveries_of_clouds, recoveries_of_nodes
 from tests.system.support.harness import new_cloud
 from tests.system.support.recoveries import Place
 
 USUAL_TIME = "4 min"
 MINUTES_MAX = 25.0
 
-ROWS = recoveries.ROWS | recoveries_of_nodes.ROWS | recoveries_of_clouds.ROWS
+ROWS = recoveries.ROWS | recoveries_of_nodes.ROWS | recoveries_of_clocks.ROWS | recoveries_of_clouds.ROWS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
