@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from cloud.storage import Row, ServiceEngine, Statement
 from tests.cloud.fabric.support import World
 
-FABRIC_TABLES = ("node", "generation", "activation", "renewal", "code", "audit")
+FABRIC_TABLES = ("node", "generation", "activation", "renewal", "code", "recovery_case", "audit")
 BREAKWATER_TABLES = ("generation", "closing", "certificate")
 EPOCH = Statement("UPDATE installation SET value = {value} WHERE name = 'epoch'")
 RESTORED = Statement("INSERT INTO counter (name, value) VALUES ('restored', {value})")

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import msgspec
 
+from cloud.fabric.attestation.software_evidence import anchor_values
 from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.presented import Finding, judge, waits
 from cloud.fabric.licensing.signing import Signer
@@ -21,11 +22,15 @@ from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.nodes.clones import OLDER_REASON, SHUT_REASON
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
 from cloud.fabric.service.ports import Now, Transaction, WakeBackground
+from cloud.fabric.service.rights.admitted import RECOGNISED_IN_PART
+from cloud.fabric.service.rights.recovery_confirms import RecoveryConfirms
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.codes import CodeStore
-from cloud.fabric.store.keys import node_key
+from cloud.fabric.store.enrolled import EnrolledStore
+from cloud.fabric.store.keys import chip_key, machines_key, node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
-from cloud.fabric.store.rows import GenerationRow, NodeRow
+from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow
+from cloud.fabric.store.tenants import TenantStore
 from protocol.faults import fault_point
 from protocol.ids import NodeSpiffeId
 from protocol.signed.statements import Lease, Revocation, Statement, Suspension
@@ -46,6 +51,9 @@ class PresentedStatements:
     nodes: NodeStore
     activations: ActivationStore
     codes: CodeStore
+    tenants: TenantStore
+    enrolled: EnrolledStore
+    recovery_confirms: RecoveryConfirms
     signer: Signer
     statement_stream: StatementStream
     wake_background: WakeBackground
@@ -65,8 +73,9 @@ class PresentedStatements:
         presented = self.signer.presented(token) if token != generation.statement else None
         if not self._changes(node, generation, presented, token):
             return node, generation
+        keys = await self._keys(node, generation)
         with fault_point("fabric.presented.settle"):
-            async with self.transaction(node_key(node.id)):
+            async with self.transaction(*keys, reads=(tenant_key(node.tenant),)):
                 fresh = await self.nodes.find(node.id)
                 current = await self.nodes.find_generation(node.id, generation.number)
                 if fresh is None or current is None or is_closed(fresh, current):
@@ -80,6 +89,16 @@ class PresentedStatements:
         if finding == "revoked":
             self.wake_background()
         return fresh, current
+
+    async def _keys(self, node: NodeRow, generation: GenerationRow) -> tuple[str, ...]:
+        """The keys of the transaction. A confirm changes the chip of the node and its enrolled fingerprint as well."""
+        activation = None
+        if generation.state == "offered":
+            activation = await self.activations.find_by_generation(node.id, generation.number)
+        if activation is None:
+            return (node_key(node.id),)
+        chips = dict.fromkeys((node.ek_hash, activation.ek_hash))
+        return node_key(node.id), machines_key(node.tenant), *map(chip_key, chips)
 
     def _concerns(self, node: NodeRow, generation: GenerationRow, token: str) -> bool:
         """Whether the token can change anything. Almost every request ends here, without a signature to verify."""
@@ -141,11 +160,35 @@ class PresentedStatements:
     ) -> tuple[NodeRow, GenerationRow]:
         """The rows of an activation whose confirm the database has lost. The lease shows it."""
         activation = await self.activations.find_by_generation(node.id, row.number)
+        node = await self.statement_stream.end_open_generations(node, row.number - 1, now, "superseded")
         if activation is not None:
             await self.activations.set_confirmed(activation.id)
-        node = await self.statement_stream.end_open_generations(node, row.number - 1, now, "superseded")
+            actor = str(NodeSpiffeId(self.trust_domain, node.tenant, node.id))
+            if activation.claim is not None:
+                row = await self.recovery_confirms.taken_up(activation, node, row, lease, actor)
+            await self.recovery_confirms.end_overtaken(activation, node)
+            node = await self._identified(node, row, activation)
         node = msgspec.structs.replace(with_terms(node, lease), current_generation=row.number, confirmed_at=now)
         return node, msgspec.structs.replace(row, state="confirmed", confirmed_at=now)
+
+    async def _identified(self, node: NodeRow, row: GenerationRow, activation: ActivationRow) -> NodeRow:
+        """The node with the chip and the enrolled fingerprint of the machine that has confirmed.
+
+        The node keeps its chip if another node has that of the machine meanwhile.
+        """
+        if activation.tier != "software":
+            other = await self.nodes.find_by_ek(activation.ek_hash)
+            if other is None or other.id == node.id:
+                node = msgspec.structs.replace(node, ek_hash=activation.ek_hash)
+        if activation.matched in RECOGNISED_IN_PART:
+            if not row.recovery:
+                node = msgspec.structs.replace(node, enrolled=row.fingerprint)
+            tenant = await self.tenants.find(node.tenant)
+            if tenant is not None:
+                by_parts = activation.tier == "software"
+                values = anchor_values(node.enrolled, tenant.fingerprint_salt) if by_parts else ()
+                await self.enrolled.replace(node.tenant, node.id, values)
+        return node
 
     async def _revoked(
         self, node: NodeRow, row: GenerationRow, presented: Revocation, now: datetime

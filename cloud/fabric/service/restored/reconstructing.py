@@ -127,13 +127,15 @@ class Reconstruction:
                 tenant = await self._tenant(spiffe)
                 node = await self.nodes.find(spiffe.node)
                 is_new = node is None
+                if await self.nodes.find_by_ek(ek_hash) is not None:
+                    ek_hash = _unknown_chip(spiffe)  # another node has the chip meanwhile, or this one has it already
                 if node is None:
-                    if await self.nodes.find_by_ek(ek_hash) is not None:
-                        ek_hash = f"unknown:{spiffe.node}"  # another node has the chip meanwhile
                     node = _new_node(shown, statement, ek_hash, self.now())
                     await self.nodes.insert(node)
                 row = await self.nodes.find_generation(spiffe.node, shown.device.generation)
                 node = await self._with_generation(node, row, shown, statement)
+                if shown.device.generation == node.current_generation and ek_hash != _unknown_chip(spiffe):
+                    node = msgspec.structs.replace(node, ek_hash=ek_hash)  # the board or the TPM was replaced
                 await self.nodes.update(node)
                 if is_new and node.tier == "software":
                     values = anchor_values(node.enrolled, tenant.fingerprint_salt)
@@ -155,7 +157,7 @@ class Reconstruction:
         """The hash that identifies the chip. Without a lease of version 2 the chip is unknown."""
         if isinstance(statement, Lease) and statement.ek_name:
             return self.chip_challenges.ek_hash(spiffe.tenant, bytes.fromhex(statement.ek_name))
-        return f"unknown:{spiffe.node}"
+        return _unknown_chip(spiffe)
 
     async def _tenant(self, spiffe: NodeSpiffeId) -> TenantRow:
         """The tenant of the certificate. A lost one is made, without a name and without trusted hardware."""
@@ -242,6 +244,11 @@ class Reconstruction:
                 hold_at=None,
             )
         return await self.statement_stream.end_open_generations(node, row.number, now, reason)
+
+
+def _unknown_chip(spiffe: NodeSpiffeId) -> str:
+    """A value in the place of the chip's hash. It is no hash of a chip."""
+    return f"unknown:{spiffe.node}"
 
 
 def _tier_of(shown: Shown, statement: Statement) -> Tier:

@@ -1,4 +1,7 @@
-"""Use case: complete the recovery case of a machine that confirms, or begin its grace lease."""
+"""Use case: complete the recovery case of a machine that confirms, or begin its grace lease.
+
+After a restore from a backup, a machine may show a confirm that the database has lost.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,6 +15,7 @@ from cloud.fabric.service.ports import Now
 from cloud.fabric.service.rights.admitted import case_ended
 from cloud.fabric.store.recovery_cases import UNFINISHED, RecoveryCaseStore
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow, RecoveryCaseRow
+from protocol.signed.statements import Lease
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +39,40 @@ class RecoveryConfirms:
         on_grace = case is not None and _gets_grace(case, now)
         if case is None or not (on_grace or case.state in ("open", "approved")):
             raise case_ended(case.reason if case else "", case.next_allowed_at if case else None)
+        until = case.grace_until or min(now + timedelta(hours=policy.grace_hours), case.decide_by)
+        return await self._completed(case, node, generation, until if on_grace else None, actor)
+
+    async def taken_up(
+        self, row: ActivationRow, node: NodeRow, generation: GenerationRow, lease: Lease, actor: str
+    ) -> GenerationRow:
+        """Complete the case of a recovery whose confirm the database has lost. `lease` shows the confirm.
+
+        Otherwise as `at_confirm`. A grace lease has the end of the grace as its own. The case may have been decided
+        since, so its state and the time for its decision do not count against the lease.
+        """
+        case = await self.cases.find(row.recovery)
+        if case is None:
+            return generation
+        named = case.grace if lease.recovery is msgspec.UNSET and lease.version == 1 else lease.recovery == case.id
+        on_grace = named and lease.expires_at == lease.terminate_at
+        return await self._completed(case, node, generation, lease.terminate_at if on_grace else None, actor)
+
+    async def _completed(
+        self, case: RecoveryCaseRow, node: NodeRow, generation: GenerationRow, grace_until: datetime | None, actor: str
+    ) -> GenerationRow:
+        """Store the case of a confirmed generation, which has a grace lease until `grace_until`, or its full right."""
         if node.current_generation != case.generation:  # another machine may have activated since the case was opened
             case = msgspec.structs.replace(case, old_generation=node.current_generation, old_ek_hash=node.ek_hash)
         case = msgspec.structs.replace(case, generation=generation.number, overlap_until=node.overlap_until)
-        if on_grace:
-            until = case.grace_until or min(now + timedelta(hours=policy.grace_hours), case.decide_by)
-            case = msgspec.structs.replace(case, grace_until=until)
-            generation = msgspec.structs.replace(generation, recovery=case.id, grace_until=until)
+        if grace_until is not None:
+            case = msgspec.structs.replace(case, grace_until=grace_until)
+            generation = msgspec.structs.replace(generation, recovery=case.id, grace_until=grace_until)
         else:
             case = msgspec.structs.replace(case, state="consumed", reason="")
         await self.cases.update(case)
         await self.audit.write(
             actor,
-            "recovery.grace" if on_grace else "recovery.consumed",
+            "recovery.grace" if grace_until is not None else "recovery.consumed",
             case.id,
             case.tenant,
             node=case.node,

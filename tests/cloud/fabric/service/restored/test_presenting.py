@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from cloud.fabric import errors
+from cloud.fabric.bodies.restored import AcceptNode
 from protocol.limits import CONFIRM_WITHIN
 from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.backups import Backup, fabric_backup, restore_fabric
-from tests.cloud.fabric.support import Machine, World, change, run_once, world_at
+from tests.cloud.fabric.recovering import allow_grace, case_of, claim, decide, recover, replacement, send, waits
+from tests.cloud.fabric.support import ALICE, Machine, World, change, run_once, world_at
 
 HOUR = timedelta(hours=1)
 LABELS = ("ek", "another ek", "third ek", "fourth ek", "fifth ek", "sixth ek")
@@ -157,3 +159,54 @@ async def test_an_activation_that_was_confirmed_after_the_backup_stays_confirmed
             await change(world, machine, "resume")
             assert (await asked(world, machine)).epoch == 2
         assert await world.seats_taken(code) == 2
+
+
+@pytest.mark.parametrize("approved", [False, True])
+async def test_a_recovery_that_was_confirmed_after_the_backup_has_its_chip_and_its_case(
+    home: Path, databases: Path, approved: bool
+) -> None:
+    """Another TPM recovers the node, on a grace lease or after an approval."""
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,), _ = await joined(world, 1)
+        new = replacement(machine)
+        if approved:
+            challenge, body = await waits(new, claim(machine.node))
+            await decide(world, (await case_of(world, machine.node)).id, "approved")
+            await send(new, challenge, body)
+        else:
+            await allow_grace(world)
+            await recover(new, claim(machine.node))
+        backup = await fabric_backup(world)
+        held = await new.confirm()
+        assert isinstance(held, Lease)
+        confirmed, case, row = [
+            await world.node(new.node),
+            await case_of(world, new.node),
+            await world.generation(new.node, 2),
+        ]
+        await restore_fabric(world, backup)
+        assert (await world.node(new.node)).ek_hash != confirmed.ek_hash
+    async with restored(home, databases, clock, machine, new) as world:
+        clock.forward(HOUR)
+        assert await asked(world, new) == held
+        node, generation = await world.node(new.node), await world.generation(new.node, 2)
+        assert (node.ek_hash, node.enrolled, node.hold) == (confirmed.ek_hash, confirmed.enrolled, "conflicting")
+        assert (generation.recovery, generation.grace_until) == (row.recovery, row.grace_until)
+        assert await case_of(world, new.node) == case
+        assert case.state == ("consumed" if approved else "eligible")
+        with pytest.raises(errors.GenerationClosed):
+            await machine.session()
+        await world.parts.restored.holds.accept(ALICE, new.node, AcceptNode("conflicting"))
+        lease = await asked(world, new)
+        assert isinstance(lease, Lease)
+        if approved:
+            assert lease.terminate_at > held.terminate_at
+        else:  # the grace has its own end, until an operator decides about the case
+            assert (lease.terminate_at, lease.recovery) == (held.terminate_at, case.id)
+            await decide(world, case.id, "approved")
+            lease = await asked(world, new)
+            assert isinstance(lease, Lease)
+            assert lease.terminate_at > held.terminate_at
+        # The chip is known: its next activation is the same node.
+        assert (await new.activate((await world.code()).secret)).node == node.id

@@ -16,6 +16,7 @@ from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.engines import ENGINES
 from tests.cloud.fabric.backups import EPOCH, FABRIC_TABLES, fabric_backup, restore_fabric
+from tests.cloud.fabric.recovering import allow_grace, claim, recovered, replacement
 from tests.cloud.fabric.service.renewals.test_renewal import new_key, renew, spki, start
 from tests.cloud.fabric.support import ALICE, Machine, World, change, run_once, world_at
 
@@ -165,6 +166,31 @@ async def test_a_node_that_was_activated_again_after_the_backup_is_conflicting(h
         lease = world.statement((await machine.session()).current.statement)
         assert (lease.epoch, lease.generation, lease.issued_at) == (2, 2, clock())
         assert sum([row.seats_taken for row in await world.stores.codes.page(world.tenant, "", 10)]) == 1
+
+
+async def test_a_board_that_was_replaced_after_the_backup_is_the_chip_of_the_node(home: Path, databases: Path) -> None:
+    clock = Clock()
+    async with world_at(home, databases, clock) as world:
+        (machine,) = await joined(world, "ek")
+        backup = await fabric_backup(world)
+        new = replacement(machine)
+        await allow_grace(world)
+        held = await recovered(new, claim(machine.node))
+        new.held = (await new.session()).current.statement
+        chip = (await world.node(machine.node)).ek_hash
+        await restore_fabric(world, backup)
+    async with world_at(home, databases, clock, first=False) as world:
+        machine.world = new.world = world
+        assert world.statement((await new.session()).current.statement) == held
+        row = await world.node(machine.node)
+        assert (row.ek_hash, row.hold) == (chip, "conflicting")
+        with pytest.raises(errors.GenerationClosed):
+            await machine.session()
+        # The backup has no case, so the operator's acceptance decides.
+        await world.parts.restored.holds.accept(ALICE, machine.node, AcceptNode("conflicting"))
+        lease = world.statement((await new.session()).current.statement)
+        assert isinstance(lease, Lease)
+        assert (lease.recovery, lease.terminate_at > held.terminate_at) == (msgspec.UNSET, True)
 
 
 async def test_the_attestation_key_comes_back_with_the_next_evidence(home: Path, databases: Path) -> None:
