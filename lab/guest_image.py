@@ -10,23 +10,18 @@ The guest has the Debian release and the Python of this machine, because the lib
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-import tomllib
-from collections.abc import Sequence
-from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Self
 
 import msgspec
-from packaging.requirements import Requirement
 
+from lab.agent_tree import copy_agent
 from lab.guest_initrd import MODULES, PROGRAMS, SCRIPT, initrd
 from lab.processes import StepFailed
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 NEEDED = {
     "debootstrap": "debootstrap",
     "mkfs.ext4": "e2fsprogs",
@@ -227,45 +222,13 @@ def _make_debian(home: Path, mirror: str) -> None:
 def _make_agent(folder: Path, image: Path) -> None:
     """Make the image of the agent: code, libraries, and `cascadia`."""
     shutil.rmtree(folder, ignore_errors=True)
-    for package in ("node", "protocol"):
-        shutil.copytree(CHECKOUT / package, folder / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for library in _libraries():
-        for file in library.files or ():
-            source = Path(str(library.locate_file(file)))
-            if ".." not in file.parts and source.suffix != ".pyc" and source.exists():
-                target = folder / "libraries" / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+    copy_agent(folder / "code", folder / "libraries")
     for name, content in _AGENT_FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
         (folder / name).chmod(0o755)
     _run(sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", str(folder), "-p", "/opt/cascadia", str(folder))
     _filesystem(folder, image, AGENT_MIB, AGENT_LABEL)
-
-
-def _libraries() -> list[Distribution]:
-    """The libraries of `protocol` and of the extra `node`, with all that they require."""
-    # Not the metadata of the installed project, because several checkouts can share an environment.
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    found: dict[str, Distribution] = {}
-    waiting = _required([*project["dependencies"], *project["optional-dependencies"]["node"]])
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found[name] = distribution(name)
-            waiting += _required(found[name].requires or [])
-    return list(found.values())
-
-
-def _required(lines: Sequence[str]) -> list[str]:
-    """The names in requirements (PEP 508) that apply to this Python, without extras."""
-    parsed = (Requirement(line) for line in lines)
-    return [
-        re.sub(r"[-_.]+", "-", each.name).lower()
-        for each in parsed
-        if each.marker is None or each.marker.evaluate({"extra": ""})
-    ]
 
 
 def _filesystem(folder: Path, image: Path, mib: int, label: str) -> None:

@@ -20,8 +20,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lab.agent_tree import CHECKOUT
 from lab.guest import Board, Guest
-from lab.guest_image import CHECKOUT, Image, missing_packages
+from lab.guest_image import Image, missing_packages
 from lab.processes import StepFailed, wait_until
 from tests.drills.frame import CannotRun, Figure, Outcome, Say
 from tests.system.support.whole_machines import (
