@@ -36,13 +36,14 @@ from node.local.documents import StatusDocument, status_document
 from node.local.grants import DIRECTORY, Grants, grants_of
 from node.local.server import Serving
 from node.settling import Revoked, Settling, Superseded
-from node.state import State
+from node.state import NotActivated, State
 from node.supervision import UnexpectedErrors, supervised
 from node.system import generation_id, notify
 from node.waits import Waits
 
 if TYPE_CHECKING:
     from node.airgap.store import StoredRequest
+    from node.disk.deactivated import Deactivated
 
 __all__ = ["REPORT_SECONDS", "STOP_SECONDS_MAX", "WATCHDOG_PAUSE_SECONDS", "Agent", "Revoked", "Superseded"]
 
@@ -86,6 +87,7 @@ class Agent:
         self.changes = Changes(secrets.token_hex(8))
         self._grants = Grants(config.socket.parent / DIRECTORY, contact.conditions)
         self._waits = waits = Waits(clock, asleep)
+        self._ended = trio.Event()
         self._settling = Settling(contact, hardware, waits, self._random, errors, config.settle_seconds)
         self.heartbeat = Heartbeat(
             contact, hardware, contact.licence.time.high, waits, self._random, errors, config.heartbeat_seconds
@@ -170,6 +172,19 @@ class Agent:
         finally:
             self.heartbeat.report_contact()
 
+    async def deactivate(self, *, forget: bool) -> "Deactivated":
+        """Hand the seat back, and store that this machine is deactivated. Raises as `deactivation.begin`."""
+        from node.exchanges import deactivation  # few machines are ever deactivated
+
+        try:
+            return await deactivation.begin(self.contact, self._hardware, self._clock(), forget=forget)
+        finally:
+            self.heartbeat.report_contact()
+
+    def end_deactivated(self) -> None:
+        """End this agent. The caller of `deactivate` has its answer, and removes the state."""
+        self._ended.set()
+
     def wake(self) -> None:
         """Have the licence refreshed now, before its time."""
         self.heartbeat.wake()
@@ -187,7 +202,7 @@ class Agent:
 
         `ready` is called once the agent serves. `passed` are the descriptors that systemd has passed. Before READY it raises Revoked or TpmError. After READY it raises an
         ExceptionGroup with the TpmError if the TPM still fails when the lease is due for refresh. With `announced`
-        READY was reported before, so a revoked node serves with a closed gate.
+        READY was reported before, so a revoked node serves with a closed gate. Raises NotActivated after `deactivate`.
         """
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -238,10 +253,17 @@ class Agent:
             # Systemd waits for the sign of life, so the pause is short.
             watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
             nursery.start_soon(watched, "watchdog", notify.keep_watched, self._errors)
+            nursery.start_soon(self._until_deactivated, nursery.cancel_scope)
             notify.ready(self._headline())
             ready()
             await anext(signals)
             nursery.cancel_scope.cancel()
+        if self._ended.is_set():
+            raise NotActivated("cannot go on: this machine was deactivated")
+
+    async def _until_deactivated(self, scope: trio.CancelScope) -> None:
+        await self._ended.wait()
+        scope.cancel()
 
     async def _continue_recovery(self) -> None:
         """Continue a recovery that waits, and have the heartbeat confirm its new generation."""

@@ -21,9 +21,11 @@ from node.agent import WATCHDOG_PAUSE_SECONDS, Agent
 from node.clock import Clock, utc_now
 from node.conditions import Conditions
 from node.config import Config
+from node.disk.deactivated import Deactivated
 from node.disk.files import exists
 from node.disk.pending import ApprovalWait
 from node.disk.thread import DISK_SECONDS_MAX, DiskSilent, on_disk
+from node.disk.version import StateNewer
 from node.errors import NodeError, StateBusy, StateDamaged, StateError, StateUnsafe
 from node.exchanges.continuing import continue_recovery, waiting_recovery
 from node.exits import Exit
@@ -131,6 +133,13 @@ class Starting:
         """Raise the fault: the state that the answer belongs to cannot be read."""
         raise self._fault
 
+    async def deactivate(self, *, forget: bool) -> Deactivated:
+        """Raise the fault: the node to release cannot be read."""
+        raise self._fault
+
+    def end_deactivated(self) -> None:
+        """Nothing to end: a machine whose state cannot be read is not deactivated."""
+
 
 class _Start:
     """One start. `held` keeps the lock of the state directory until the agent ends."""
@@ -155,8 +164,8 @@ class _Start:
     async def load(self, retry_seconds: float, silent_seconds: float, *, late: Callable[[], None]) -> Agent | None:
         """Read the state until it succeeds. None if a signal came first.
 
-        `late` is called once the state has to be waited for. Raises NotActivated, StateBusy, and StateUnsafe of the
-        state directory itself.
+        `late` is called once the state has to be waited for. Raises NotActivated, StateBusy, StateNewer, and StateUnsafe
+        of the state directory itself.
         """
         outcome: Agent | NodeError | None = None
         async with trio.open_nursery() as nursery:
@@ -196,7 +205,9 @@ class _Start:
             except StateBusy as error:
                 return error
             except (StateError, TrustError) as error:
-                if isinstance(error, StateUnsafe) and error.path == self._config.state_dir:
+                if isinstance(error, StateNewer) or (
+                    isinstance(error, StateUnsafe) and error.path == self._config.state_dir
+                ):
                     return error
                 self._starting.report(error)
             except Exception as error:  # noqa: BLE001 (the agent stays up and tries again)
@@ -287,7 +298,8 @@ async def run(
         silent_seconds: how long the first attempt may take before the socket answers without it.
         passed: the descriptors that systemd has passed; the socket of the settings is among them.
 
-    Raises NotActivated if it is certain that no identity is stored; StateBusy if another process owns the state;
+    Raises NotActivated if it is certain that no identity is stored, or an operator's command has deactivated the
+    machine; StateBusy if another process owns the state; StateNewer if a newer version of Cascadia wrote it;
     StateUnsafe if the state directory itself is a link, is shared or belongs to another user; and as `Agent.run`.
     """
     with ExitStack() as held:

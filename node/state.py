@@ -2,6 +2,8 @@
 
 lock                                      held by the one process that owns the state    node.disk.lock
 trust/                                    verified copies of the published trust         node.trust
+version                                   version of the format                        node.disk.version
+deactivated.json                          the record of a deactivation                 node.disk.deactivated
 identity/, current.json, activation.json, renewal.json
                                           identities of this machine, by generation      node.disk.identity
 licence/, tombstones/                     signed statements of Fabric                    node.licensing.store
@@ -27,9 +29,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from node.clock import Clock, Seconds, monotonic, utc_now
 from node.conditions import Conditions
 from node.config import BUILT_AT
+from node.disk import deactivated
 from node.disk.identity import Identity, IdentityStore
 from node.disk.lock import StateLock
 from node.disk.modes import inspect
+from node.disk.version import check_version, keep_version
 from node.errors import NodeError, StateDamaged, StateError, StateUnsafe
 from node.exits import Exit
 from node.hwbind.errors import TpmError
@@ -59,6 +63,15 @@ class NotActivated(NodeError):
 
     exit = Exit.UNACTIVATED
     code = "unactivated"
+
+
+def not_activated(ended: deactivated.Deactivated | None = None) -> NotActivated:
+    """The error of a machine without an identity. `ended` is the record of its deactivation."""
+    text = "cannot find an identity: this machine is not activated"
+    if ended is not None:
+        text = f"cannot find an identity: this machine was deactivated at {ended.at:%Y-%m-%dT%H:%M:%SZ}"
+        text += f" as node {ended.node}" if ended.node else ""
+    return NotActivated(text)
 
 
 CONDITION_CURRENT = "current_generation_unknown"
@@ -110,9 +123,12 @@ class State:
     def owned(self) -> Iterator[None]:
         """Hold the lock of the state directory for the length of the block, and make the directory if it is missing.
 
-        Raises StateBusy if another process holds the lock, StateError if the directory cannot be used.
+        What an interrupted deactivation has left is removed. Raises StateBusy if another process holds the lock,
+        StateNewer if a newer version of Cascadia wrote the state, StateError if the directory cannot be used.
         """
         with StateLock(self.directory):
+            keep_version(self.directory)
+            deactivated.remove_rest(self.directory)
             self._owned = True
             try:
                 yield
@@ -270,10 +286,13 @@ class State:
         statement that proves the confirmation of a higher generation counts more than `current.json`.
         Raises NotActivated if it is certain that there is neither; StateError, TrustError.
         """
+        check_version(self.directory)
         self.inspect()
         recorded, fault = self._recorded()
-        if recorded is None and fault is None and not self.identities.generations():
-            raise NotActivated("cannot find an identity: this machine is not activated")
+        ended = deactivated.usable_record(self.directory)
+        has_none = recorded is None and fault is None and not self.identities.generations()
+        if has_none or (ended is not None and not ended.complete):
+            raise not_activated(ended)
         held = self.trust_in_memory
         trust = (
             CurrentTrust.load(self.directory, self._low)
@@ -300,12 +319,13 @@ class State:
             if self._owned:
                 self.save_time()
             return licence
-        raise NotActivated("cannot find an identity: this machine is not activated")
+        raise not_activated()
 
     def make_current(self, generation: int) -> None:
         """Make a confirmed generation the current one on the disk, unless a higher one is. Raises StateError."""
         with suppress(ValueError):  # A higher generation is the current one.
             self.identities.switch_to(generation)
+        deactivated.forget(self.directory)
 
     def _recorded(self) -> tuple[int | None, StateError | None]:
         """The number in `current.json`, or None with the fault that hides the number. None without a file."""

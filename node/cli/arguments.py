@@ -155,6 +155,15 @@ def _recovery_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _deactivation_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
+    command.add_argument(
+        "--forget",
+        action="store_true",
+        help="also without the cloud's answer: remove the state, and say that the seat is still taken",
+    )
+
+
 _TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
     "activate": (
         "activate this machine with an activation file",
@@ -225,6 +234,17 @@ _TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
             "be running for a recovery."
         ),
         _recovery_arguments,
+    ),
+    "deactivate": (
+        "hand the seat back, and remove this machine's identity",
+        (
+            "Has the cloud release the node, ends the agent, and removes the state and the floor counter in the TPM. "
+            "Licensed software stops. The persistent storage key and the endorsement keys of the TPM belong to the machine "
+            "and stay. If the cloud cannot be reached, nothing is removed (exit code 69), unless --forget is given. If the "
+            "command is interrupted, repeat it. The machine can be activated again with an activation code that has a "
+            "free seat."
+        ),
+        _deactivation_arguments,
     ),
     "renew": (
         "refresh licence, session and device certificate now",

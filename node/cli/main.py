@@ -1,6 +1,7 @@
 """Command line: `cascadia`. Parses a command, runs it, and exits with the exit code of its outcome.
 
-While the agent runs, `status`, `license`, `entitlement`, `renew`, `recover` and `request` ask the agent over its socket.
+While the agent runs, `status`, `license`, `entitlement`, `renew`, `recover`, `request` and `deactivate` ask the agent
+over its socket.
 Without an agent, all but `entitlement` use the state directory themselves; `entitlement` fails. Exit codes are stable
 (`node/exits.py`). With `--json` a command prints one JSON document, also for an error.
 """
@@ -266,6 +267,12 @@ async def _request(config: Config, args: argparse.Namespace) -> int:
     return await request(config, args, _with_state)
 
 
+async def _deactivate(config: Config, args: argparse.Namespace) -> int:
+    from node.cli.deactivate import deactivate
+
+    return await deactivate(config, args, _with_state)
+
+
 async def _identity(config: Config, args: argparse.Namespace) -> int:
     from node.cli.identity import human_keys, survey
 
@@ -286,6 +293,7 @@ _COMMANDS = {
     "recover": _recover,
     "request": _request,
     "identity": _identity,
+    "deactivate": _deactivate,
 }
 
 _READS_FILES = ("activate", "license", "recover", "request")

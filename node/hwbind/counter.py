@@ -82,6 +82,12 @@ def find(esys: ESAPI, holder: str) -> NvCounter | None:
     return None
 
 
+def is_counter_of(esys: ESAPI, index: int, holder: str) -> bool:
+    """Whether the index is the counter of `holder`, with or without a value. One command. Raises the library's error."""
+    with _opened(esys, index) as opened:
+        return opened is not None and opened[1] in (name_of(index, holder), _unwritten_name(index, holder))
+
+
 def establish(esys: ESAPI, holder: str) -> NvCounter:
     """Find the counter of `holder`, or define it at the first free place. It has a value afterwards.
 

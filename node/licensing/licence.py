@@ -27,7 +27,15 @@ from node.trust.current import CurrentTrust
 from node.trust.published import TrustSet
 from protocol.messages.sessions import StatementAnswer
 from protocol.signed.freshness import Freshness, FreshnessError, verify_freshness
-from protocol.signed.statements import EnvelopeError, Lease, Statement, StatementError, Verified, verify_statement
+from protocol.signed.statements import (
+    EnvelopeError,
+    Lease,
+    Revocation,
+    Statement,
+    StatementError,
+    Verified,
+    verify_statement,
+)
 
 
 class StatementRejected(VerificationFailed):
@@ -164,9 +172,14 @@ class Licence:
         return self._stored.later
 
     @property
+    def revocation(self) -> Revocation | None:
+        """The signed revocation that has ended this generation, or None."""
+        return current_revocation(self._stored, self._holder)
+
+    @property
     def revoked(self) -> bool:
         """Whether a signed revocation has ended this generation."""
-        return current_revocation(self._stored, self._holder) is not None
+        return self.revocation is not None
 
     async def check_hardware(self) -> None:
         """Check that this is the machine of the generation: by its TPM, or without one by its fingerprint.

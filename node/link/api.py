@@ -342,6 +342,10 @@ class Service:
         """`POST /v1/node/statement`, over a session."""
         return await self._request_json("POST", "/v1/node/statement", StatementAnswer, json_encode(request))
 
+    async def release(self, request: Ask) -> StatementAnswer:
+        """`POST /v1/node/release`, over a session."""
+        return await self._request_json("POST", "/v1/node/release", StatementAnswer, json_encode(request))
+
     async def events(self, cursor: int, wait_seconds: int) -> Events:
         """`GET /v1/node/events`, over a session: a long poll that the cloud answers after at most `wait_seconds`."""
         path = f"/v1/node/events?cursor={cursor}&wait={wait_seconds}"

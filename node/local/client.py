@@ -16,7 +16,14 @@ import trio
 
 from node.errors import NodeError, Unreachable
 from node.exits import Exit
-from node.local.documents import FORMAT, EntitlementDocument, LicenseDocument, RequestDocument, StatusDocument
+from node.local.documents import (
+    FORMAT,
+    DeactivationDocument,
+    EntitlementDocument,
+    LicenseDocument,
+    RequestDocument,
+    StatusDocument,
+)
 from node.text import shown, shown_error
 from protocol.encoding import json_decode
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
@@ -129,13 +136,20 @@ def entitlement_path(name: str) -> str:
         raise NameUnusable("cannot ask for an entitlement: its name is not UTF-8") from error
 
 
-Kind = type[LicenseDocument] | type[StatusDocument] | type[EntitlementDocument] | type[RequestDocument]
+Kind = (
+    type[LicenseDocument]
+    | type[StatusDocument]
+    | type[EntitlementDocument]
+    | type[RequestDocument]
+    | type[DeactivationDocument]
+)
 
 _TASKS: dict[Kind, str] = {
     LicenseDocument: "renew",
     StatusDocument: "show the status",
     EntitlementDocument: "show the entitlement",
     RequestDocument: "make a request",
+    DeactivationDocument: "deactivate this machine",
 }
 """What a command does with the document that it asked for. Only a renewal is answered with the licence alone."""
 

@@ -180,6 +180,36 @@ class RequestDocument(msgspec.Struct, frozen=True):
     """The request as it is carried to the operators: a JSON document. An activation code in it is a secret."""
 
 
+class LeftDocument(msgspec.Struct, frozen=True):
+    """A floor counter that is still in the TPM."""
+
+    index: str
+    """NV index of the counter. Empty if it is not known."""
+    reason: str
+    """Why it is still there."""
+
+
+class DeactivationDocument(msgspec.Struct, frozen=True):
+    """A deactivation: which node this machine was, and what became of its seat."""
+
+    format: int
+    """Version of the document."""
+    node: str
+    """Id of the node. Empty if the machine's files could not be read."""
+    deactivated_at: datetime
+    """Time of the deactivation, by the wall clock."""
+    seat: str
+    """`free`: the cloud has released the node. `revoked`: an operator has revoked the node, and its seat is free once its
+    last lease has terminated. `elsewhere`: the node goes on in a later activation, or on another machine. `none`: the
+    activation had not ended. `taken`: the seat is still taken."""
+    left: tuple[LeftDocument, ...]
+    """Floor counters that are still in the TPM."""
+    next: str
+    """Next step, for people. Empty if nothing is left to do."""
+    exit_code: int
+    """Exit code of `cascadia deactivate`."""
+
+
 class StatusDocument(msgspec.Struct, frozen=True):
     """State of the agent, with the licence."""
 

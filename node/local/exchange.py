@@ -73,8 +73,11 @@ class Exchanges:
         except trio.TooSlowError:
             answer = problem(408, "too_slow", "the request did not come in time")
         head_only = head is not None and head.method == b"HEAD"
-        with trio.fail_after(self._request_seconds):
-            await stream.send_all(_encoded(http, answer, head_only=head_only))
+        try:
+            with trio.fail_after(self._request_seconds):
+                await stream.send_all(_encoded(http, answer, head_only=head_only))
+        finally:
+            answer.sent()
 
     async def _answer_unless_gone(
         self, stream: trio.SocketStream, head: h11.Request, body: bytes, user: int

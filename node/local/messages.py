@@ -22,11 +22,15 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Status and body of an answer. `allow` has the methods of the path, for a 405."""
+    """Status and body of an answer. `allow` has the methods of the path, for a 405.
+
+    `sent` is called once the answer is sent, or the caller has gone.
+    """
 
     status: int
     body: msgspec.Struct
     allow: tuple[str, ...] = ()
+    sent: Callable[[], None] = lambda: None
 
 
 class LocalProblem(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,13 +10,16 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 
 from node.errors import NodeError
+from node.exits import Exit
 from node.hwbind.errors import TpmError
 from node.licensing.verdict import Snapshot
 from node.local.changes import WAIT_SECONDS_MAX, WAITS_PER_USER_MAX, Changes
 from node.local.documents import (
     FORMAT,
     ChangesDocument,
+    DeactivationDocument,
     EntitlementDocument,
+    LeftDocument,
     LicenseDocument,
     RequestDocument,
     StatusDocument,
@@ -28,6 +31,7 @@ from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
 
 if TYPE_CHECKING:
     from node.airgap.store import StoredRequest
+    from node.disk.deactivated import Deactivated
 
 
 class Licensed(Protocol):
@@ -51,6 +55,12 @@ class Licensed(Protocol):
 
     async def import_answer(self, data: bytes) -> None:
         """Import an answer without a network. Raises NodeError, TpmError."""
+
+    async def deactivate(self, *, forget: bool) -> "Deactivated":
+        """Hand the seat back, and store that this machine is deactivated. Raises NodeError, TpmError."""
+
+    def end_deactivated(self) -> None:
+        """End the agent after `deactivate`."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -194,6 +204,23 @@ async def import_answer(agent: Licensed, asked: Asked) -> Answer:
     return Answer(200, license_document(agent.snapshot()))
 
 
+async def deactivate(agent: Licensed, _: Asked) -> Answer:
+    """Hand the seat back to the cloud, and deactivate this machine.
+
+    The agent ends after the answer. The state is removed by `cascadia deactivate`, or before the next activation. A
+    failure changes nothing; it is answered 503 with the code of its cause.
+    """
+    return await _deactivate(agent, forget=False)
+
+
+async def deactivate_without_the_cloud(agent: Licensed, _: Asked) -> Answer:
+    """Deactivate this machine, also if the cloud does not take the seat back.
+
+    The answer says whether the seat is still taken. The rest is as for `/v1/deactivate`.
+    """
+    return await _deactivate(agent, forget=True)
+
+
 ROUTES = (
     Route("GET", "/v1/license", show_license, {200: LicenseDocument}),
     Route(
@@ -242,6 +269,22 @@ ROUTES = (
         is_command=True,
         body="The file with the answer: JSON, printable text, or the text of a QR code.",
     ),
+    Route(
+        "POST",
+        "/v1/deactivate",
+        deactivate,
+        {200: DeactivationDocument},
+        refuses=(PERMISSION_DENIED,),
+        is_command=True,
+    ),
+    Route(
+        "POST",
+        "/v1/deactivate/forget",
+        deactivate_without_the_cloud,
+        {200: DeactivationDocument},
+        refuses=(PERMISSION_DENIED,),
+        is_command=True,
+    ),
 )
 
 
@@ -255,6 +298,37 @@ def request_document(stored: "StoredRequest") -> RequestDocument:
         expires_at=stored.expires_at,
         file=stored.file.decode(),
     )
+
+
+def deactivation_document(record: "Deactivated") -> DeactivationDocument:
+    """The document of a deactivation."""
+    steps = []
+    if record.seat == "taken":
+        steps.append(
+            f"The seat is still taken. An operator frees it with `cascade node release {record.node or 'NODE'}`"
+            + (".", "; `cascade node list` shows the id of the node.")[not record.node]
+        )
+    elif record.seat == "revoked":
+        steps.append("An operator has revoked this node. The cloud frees its seat once its last lease has terminated.")
+    if record.left:
+        steps.append(
+            "Run `cascadia deactivate` again once the TPM removes the counter, or remove it with the owner's password: "
+            "`tpm2_nvundefine -C o INDEX`."
+        )
+    return DeactivationDocument(
+        format=FORMAT,
+        node=record.node,
+        deactivated_at=record.at,
+        seat=record.seat,
+        left=tuple(LeftDocument(each.index, each.reason) for each in record.left),
+        next=" ".join(steps),
+        exit_code=int(Exit.TPM if record.left and record.complete else Exit.OK),
+    )
+
+
+async def _deactivate(agent: Licensed, *, forget: bool) -> Answer:
+    record = await agent.deactivate(forget=forget)
+    return Answer(200, deactivation_document(record), sent=agent.end_deactivated)
 
 
 async def _renew(agent: Licensed, *, rekey: bool) -> Answer:

@@ -13,6 +13,7 @@ import trio
 
 from node.agent import Agent, Revoked, Superseded
 from node.config import Config
+from node.disk import deactivated
 from node.exchanges import schedule
 from node.exchanges.wake_channel import POLL_PAUSE_SECONDS
 from node.exits import Exit
@@ -23,7 +24,7 @@ from node.hwbind.tpm import Tpm
 from node.licensing import saving
 from node.licensing.verdict import Snapshot
 from node.local.client import request
-from node.state import State
+from node.state import NotActivated, State
 from node.trust.published import TrustSet
 from tests.node.conftest import Machine
 from tests.node.shells import VERSION, Refreshes, agent_config, apply, identity, load_licence
@@ -517,3 +518,37 @@ async def test_a_new_trust_is_reported_soon(
             nursery.cancel_scope.cancel()
     assert agent.heartbeat._wake.is_set()
     assert agent._trust.value.version == VERSION + 1
+
+
+@pytest.mark.parametrize(("path", "seat"), [("/v1/deactivate", "free"), ("/v1/deactivate/forget", "taken")])
+async def test_it_ends_after_a_deactivation_and_is_not_started_again(
+    agent: Agent, fabric: Fabric, state: State, path: str, seat: str
+) -> None:
+    """The answer is sent first. The command that asked removes the state (`tests/node/cli/test_deactivate.py`)."""
+    if seat == "taken":
+        fabric.answers["/v1/node/release"] = always(503)
+    ready = trio.Event()
+
+    async def run() -> None:
+        with pytest.raises(NotActivated) as ended:
+            await agent.run(ready.set)
+        assert ended.value.exit == Exit.UNACTIVATED
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        with trio.fail_after(10):
+            await ready.wait()
+            reply = await request(agent.config.socket, "POST", path)
+    assert (reply.status, reply.document["seat"]) == (200, seat)
+    record = deactivated.load_record(state.directory)
+    assert (record and record.complete) is False
+    with pytest.raises(NotActivated):
+        load_licence(state)
+
+
+async def test_a_deactivation_that_the_cloud_refuses_changes_nothing(agent: Agent, fabric: Fabric) -> None:
+    fabric.answers["/v1/node/release"] = refused("conflict")
+    async with running(agent):
+        reply = await request(agent.config.socket, "POST", "/v1/deactivate")
+        assert (reply.status, reply.document["code"], reply.document["exit_code"]) == (503, "conflict", Exit.REFUSED)
+        assert (await document(agent))["state"] == "active"

@@ -513,6 +513,11 @@ class Fabric:
                 return self._confirm(request)
             case "POST", ["node", "statement"]:
                 return self._state(request)
+            case "POST", ["node", "release"]:
+                self.revoke("released")
+                asked = json_decode(request.body, sessions.Ask)
+                closed = self.closed[request.generation]
+                return _ok(sessions.StatementAnswer(closed, self.freshness(asked.nonce, closed, request.generation)))
             case "GET", ["node", "events"]:
                 return await self._events(request)
             case "POST", ["est", "simplereenroll"]:

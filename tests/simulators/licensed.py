@@ -6,6 +6,7 @@ import msgspec
 
 from node.airgap.errors import AirgapRefused
 from node.airgap.store import StoredRequest
+from node.disk.deactivated import Deactivated
 from node.errors import Unreachable
 from node.exits import Exit
 from node.hwbind.errors import TpmFailed
@@ -77,6 +78,14 @@ class SimulatedAgent:
         if not data:
             raise AirgapRefused("cannot import the answer: the file is empty")
         await self.renew(rekey=False)
+
+    async def deactivate(self, *, forget: bool) -> Deactivated:
+        if not forget:
+            await self.renew(rekey=False)
+        return Deactivated(node=NODE, at=AT, seat="taken" if forget else "free", complete=True)
+
+    def end_deactivated(self) -> None:
+        """The simulator goes on."""
 
 
 _REQUEST = StoredRequest(

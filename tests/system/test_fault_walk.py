@@ -28,7 +28,7 @@ _EFFECTS = {
         *("write_atomic", "write_directory", "remove_file", "remove_directory", "rename_file"),
         *("service.start_activation", "service.prove_activation", "service.nonce", "service.open_session"),
         *("service.confirm", "service.reenroll", "service.start_renewal", "service.prove_renewal"),
-        *("fabric.events", "fabric.statement"),
+        *("fabric.events", "fabric.statement", "fabric.release"),
     },
     "cloud/fabric": {
         *("stores.transaction", "self.transaction", "self._transaction", "self.acting.transaction"),
@@ -54,6 +54,8 @@ _OTHERWISE = {
     "node/licensing/boot_time.py": "the same; without it the time of the boot is taken from the wall clock",
     "node/licensing/store.py:_set_tombstone_aside": "until it is done, each answer of the cloud repeats it",
     "node/licensing/renewal_tokens.py:_forget_others": "tokens of closed generations, which no session presents",
+    "node/disk/version.py:keep_version": "the next owner of the state writes it again",
+    "node/disk/deactivated.py:forget": "a complete record ends no identity, and the next activation removes it",
     "node/disk/identity.py:make_private": "the content that is there already, in a file that no other user has open",
     "node/trust/files.py:scratch": "the scratch directory of one update; no start reads it",
     "node/trust/files.py:scratch_in_memory": "a scratch directory in memory, while the disk cannot be written",

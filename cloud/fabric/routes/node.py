@@ -11,6 +11,7 @@ from litestar.params import JSONBody, QueryParameter
 from cloud.fabric import errors
 from cloud.fabric.routes import buckets
 from cloud.fabric.service.nodes.confirm import Confirmations
+from cloud.fabric.service.nodes.release import Releases
 from cloud.fabric.service.nodes.sessions import PATH_SESSIONS, Sessions
 from cloud.fabric.service.nodes.statement import Statements
 from cloud.http.app import Wired
@@ -127,6 +128,30 @@ async def fetch_statement(data: JSONBody[Ask], request: Asked, statements: Wired
     return await statements.statement(current_node(request), data)
 
 
+@post(
+    "/v1/node/release",
+    status_code=200,
+    opt=operation_options(
+        NODE,
+        bucket=buckets.NODE,
+        refuses=(
+            errors.Invalid,
+            errors.GenerationClosed,
+            errors.NodeUnknown,
+            errors.Conflict,
+            errors.SessionOutdated,
+        ),
+    ),
+)
+async def release_own_node(data: JSONBody[Ask], request: Asked, releases: Wired[Releases]) -> StatementAnswer:
+    """Hand the seat of the node back.
+
+    Every generation of the node is revoked with the reason `released`, and its seat is free. A suspended node stays
+    suspended. A repeat is refused as `generation_closed`, with the same revocation. The answer is the revocation.
+    """
+    return await releases.release(current_node(request), data)
+
+
 @get(
     "/v1/node/events",
     opt=operation_options(NODE, bucket=buckets.NODE, refuses=(errors.NodeUnknown, errors.Conflict, errors.TooOften)),
@@ -142,4 +167,11 @@ async def wait_for_events(request: Asked, statements: Wired[Statements], cursor:
         return await statements.events(current_node(request), cursor, wait)
 
 
-HANDLERS = (create_nonce, open_session, confirm_generation, fetch_statement, wait_for_events)
+HANDLERS = (
+    create_nonce,
+    open_session,
+    confirm_generation,
+    fetch_statement,
+    release_own_node,
+    wait_for_events,
+)

@@ -14,6 +14,7 @@ from cloud.fabric.service.nodes.fingerprints import Fingerprints
 from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.limits import SessionLimits
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
+from cloud.fabric.service.nodes.release import Releases
 from cloud.fabric.service.nodes.replaced import ReplacedMachines
 from cloud.fabric.service.nodes.revocation_delivery import RevocationDelivery
 from cloud.fabric.service.nodes.seen import SeenSessions
@@ -43,6 +44,7 @@ class NodeParts:
     confirmations: Confirmations
     sessions: Sessions
     statements: Statements
+    releases: Releases
     renewals: Renewals
     software_renewals: SoftwareRenewals
     lapses: Lapses
@@ -97,6 +99,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         confirmations=_confirmations(given, lapses, statements),
         sessions=_sessions(given, statements, (pcr_quotes, fingerprints, clones), recovery.replaced, chip_challenges),
         statements=statements,
+        releases=_releases(given),
         renewals=renewals,
         software_renewals=SoftwareRenewals(
             public_url=ports.public_url,
@@ -127,6 +130,20 @@ def _confirmations(given: Given, lapses: Lapses, statements: Statements) -> Conf
         nodes=stores.nodes,
         enrolled=stores.enrolled,
         statements=statements,
+        statement_stream=shared.statement_stream,
+        wake_room=shared.wake_room,
+        wake_background=shared.woken.set,
+    )
+
+
+def _releases(given: Given) -> Releases:
+    stores, ports, _, shared, _ = given
+    return Releases(
+        now=ports.now,
+        transaction=stores.transaction,
+        audit=shared.audit,
+        codes=stores.codes,
+        nodes=stores.nodes,
         statement_stream=shared.statement_stream,
         wake_room=shared.wake_room,
         wake_background=shared.woken.set,

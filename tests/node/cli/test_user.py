@@ -66,7 +66,8 @@ def test_a_process_of_root_becomes_the_agents_user_and_stays_it(folder: Path) ->
     (folder / "secret").write_text("hidden\n")
     done = subprocess.run([sys.executable, "-c", _DROP, folder], capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
-    assert {path.name: path.stat().st_uid for path in (folder / "state").iterdir()} == {"lock": NOBODY.pw_uid}
+    made = {path.name: path.stat().st_uid for path in (folder / "state").iterdir()}
+    assert made == {"lock": NOBODY.pw_uid, "version": NOBODY.pw_uid}
     out = (folder / "root" / "out").stat()
     assert (out.st_uid, out.st_mode & 0o777) == (0, 0o600)
     assert b"older" not in (folder / "root" / "out").read_bytes()

@@ -279,6 +279,7 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "fabric POST /v1/node/renewals/{renewal}/proof": World.renewal_proof,
     "fabric POST /v1/node/confirm": lambda _: Ask("n" * 32),
     "fabric POST /v1/node/statement": lambda _: Ask("n" * 32),
+    "fabric POST /v1/node/release": lambda _: Ask("n" * 32),
     "fabric GET /v1/node/events": _nothing,
     "fabric POST /v1/airgap/answers": lambda world: {"request": world.carried},
     "fabric GET /v1/airgap/exchanges": _nothing,

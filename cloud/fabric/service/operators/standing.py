@@ -16,6 +16,7 @@ from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text
 from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY
+from cloud.fabric.service.nodes.release import hand_back
 from cloud.fabric.service.nodes.statement_stream import StatementStream
 from cloud.fabric.service.ports import Now, WakeBackground
 from cloud.fabric.store.codes import CodeStore
@@ -26,7 +27,6 @@ from cloud.fabric.wake import WakeRoom
 from cloud.http.guard import Operator
 from protocol.faults import fault_point
 from protocol.ids import NodeId
-from protocol.signed.statements import RevocationReason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,10 @@ class Standings:
             standing_reason="" if what == "resume" else reason,
             standing_at=now,
         )
-        if what in ("revoke", "release"):
-            why: RevocationReason = "released" if what == "release" else "revoked"
-            node = await self.statement_stream.end_open_generations(node, node.last_generation, now, why)
-            if what == "release" and await self.nodes.free_seat(node.id):
-                await self.codes.free_seat(node.code)
-                node = msgspec.structs.replace(node, seat_held=False)
+        if what == "release":
+            node = await hand_back(self.statement_stream, self.nodes, self.codes, node, now)
+        elif what == "revoke":
+            node = await self.statement_stream.end_open_generations(node, node.last_generation, now, "revoked")
         else:
             for generation in await self.nodes.open_generations(node.id, node.last_generation):
                 if generation.state == "confirmed":

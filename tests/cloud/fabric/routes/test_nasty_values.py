@@ -109,6 +109,8 @@ async def operations_of(world: World, home: Path) -> tuple[list[Operation], dict
         for name, api in apis.items()
         for route in routes_of(api.app)
     ]
+    # The node's own release closes it for the other routes of nodes, and an operator's change closes it for the release.
+    found.sort(key=lambda operation: 2 if "/nodes/" in operation.path else operation.path.endswith("/node/release"))
     return found, {"tenant": world.tenant, "node": machine.node, "code": code.code.id}
 
 

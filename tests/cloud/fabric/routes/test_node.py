@@ -8,7 +8,12 @@ from protocol.messages.sessions import Ask, Events, Nonce, Session, StatementAns
 from tests.cloud.fabric.asgi import Api
 from tests.cloud.fabric.support import NONCE, Machine, World, change
 
-OVER_A_SESSION = [("POST", "/v1/node/confirm"), ("POST", "/v1/node/statement"), ("GET", "/v1/node/events")]
+OVER_A_SESSION = [
+    ("POST", "/v1/node/confirm"),
+    ("POST", "/v1/node/statement"),
+    ("POST", "/v1/node/release"),
+    ("GET", "/v1/node/events"),
+]
 
 
 async def test_a_session_needs_a_proof_and_no_certificate_of_the_connection(api: Api, machine: Machine) -> None:

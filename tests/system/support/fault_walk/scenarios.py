@@ -354,6 +354,17 @@ def _revoke(site: Site) -> None:
     _come_back(site)
 
 
+def _deactivate(site: Site) -> None:
+    """Deactivate, and activate again in the free seat. A repeat finds the machine deactivated already."""
+    site.serve()
+    site.command("deactivate", "--yes")
+    assert site.cloud.rows("fabric", "SELECT sum(seats_taken), max(standing) FROM code, node") == [(0, "released")]
+    assert {path.name for path in site.machine.state.iterdir()} == {"deactivated.json", "version", "lock"}
+    site.activate()
+    assert not (site.machine.state / "deactivated.json").exists()
+    site.closed()
+
+
 def _come_back(site: Site) -> None:
     site.serve()
     site.refused_start()
@@ -670,6 +681,21 @@ SCENARIOS = (
     Scenario("revocation", "active", _revoke, (("fabric.standing.commit", "fabric.generation.close"),)),
     Scenario("revoked while off", "revoked", _come_back, (("node.tombstone.write",), ("fabric.revocation.tell",))),
     Scenario("seat of a revoked node", "lease over", _free_seat, (("fabric.seat.free",),)),
+    Scenario(
+        "deactivation",
+        "active",
+        _deactivate,
+        (
+            (
+                "node.release.send",
+                "fabric.release.commit",
+                "node.deactivation.begin",
+                "node.deactivation.remove",
+                "node.deactivation.complete",
+                "node.counter.remove",
+            ),
+        ),
+    ),
 )
 
 
