@@ -17,7 +17,7 @@ from tools.packages.root import Root
 from tools.packages.targets import Package, Target
 
 LAUNCHER = """#!/usr/bin/python{python} -IS
-# The options keep the user's variables and every other installed library away: `{program}` runs the locked ones only.
+# The options keep the user's variables and every other installed library away: the locked ones run only.
 import sys
 
 sys.path.insert(0, "/{library}")
@@ -68,14 +68,14 @@ def build(
     for path in checked_in(repository, package.code):
         if path.endswith((".py", "py.typed")):
             _copy(repository / path, home / path)
-    launcher = stage / "usr/bin" / package.program
-    launcher.parent.mkdir(parents=True)
-    launcher.write_text(
-        LAUNCHER.format(python=target.python, program=package.program, library=package.library, entry=package.entry)
-    )
+    launchers = {stage / path: entry for path, entry in package.launchers}
+    for launcher, entry in launchers.items():
+        launcher.parent.mkdir(parents=True, exist_ok=True)
+        launcher.write_text(LAUNCHER.format(python=target.python, library=package.library, entry=entry))
     root.run(stage, _COMPILE.format(python=target.python, library=package.library), epoch)
     normalise(stage, epoch)
-    launcher.chmod(0o755)
+    for launcher in launchers:
+        launcher.chmod(0o755)
 
 
 def checked_in(repository: Path, folders: Iterable[str]) -> list[str]:

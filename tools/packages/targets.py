@@ -19,6 +19,13 @@ class Package:
     extras: tuple[str, ...]
     opened: tuple[str, ...] = ()
     """Shared libraries that are opened at run time, and that no module links to."""
+    helpers: tuple[tuple[str, str], ...] = ()
+    """Programs that units start: the file without its first stroke, and the module whose `main` it calls."""
+
+    @property
+    def launchers(self) -> tuple[tuple[str, str], ...]:
+        """Every program of the package, as in `helpers`."""
+        return ((f"usr/bin/{self.program}", self.entry), *self.helpers)
 
     @property
     def library(self) -> str:
@@ -56,6 +63,7 @@ PACKAGES = (
         ("node", "qr"),
         # pyudev opens libudev, and libtss2 its transport to the device.
         opened=("libudev.so.1", "libtss2-tcti-device.so.0"),
+        helpers=(("usr/lib/cascadia/gate", "node.gating.gate"),),
     ),
     Package("cascade-cloud", "cascade", "cloud.cli.main", ("cloud", "protocol"), ("cloud",)),
 )
