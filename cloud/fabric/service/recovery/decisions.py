@@ -134,9 +134,7 @@ class CaseDecisions:
         running = await self._on_grace(case, node)
         if running is not None:
             node = await self.statement_stream.end_open_generations(node, running.number, now, "revoked")
-            # The chip of the refused machine is not that of the node. The machine before is known by its own again.
-            node = msgspec.structs.replace(node, ek_hash=case.old_ek_hash)
-            await self.nodes.update(node, wakes=True)
+            node = await self._give_chip_back(case, node)
         await self._end_unconfirmed(case, node, now)
         for code in await self.codes.revoke_of_case(case.node, case.id, now):
             await self.audit.write(actor, "recovery.code_revoked", code, case.tenant, node=case.node, case=case.id)
@@ -144,7 +142,12 @@ class CaseDecisions:
         return denied
 
     async def end_overdue(self) -> None:
-        """End the cases that were not decided, or not completed, in time. A grace lease of theirs has ended as well."""
+        """End the cases that were not decided, or not completed, in time. A grace lease of theirs has ended as well.
+
+        No person has said that the machine on the grace lease is the node. So its chip is not the node's any more, and
+        its next case is that of another machine. Its generation stays open and gets no lease: a tombstone on the machine
+        would bar `cascadia recover`, with which an honest machine asks again.
+        """
         for case in await self.cases.overdue(self.now(), ROWS_MAX):
             with fault_point("fabric.recovery.lapse"):
                 async with self.transaction(*self.keys(case)):
@@ -152,6 +155,9 @@ class CaseDecisions:
                     if fresh is None or fresh.state not in UNFINISHED or fresh.decide_by > self.now():
                         continue
                     await self.activations.end_waiting(fresh.activation, "expired")
+                    node = await self._node(fresh)
+                    if await self._on_grace(fresh, node) is not None:
+                        await self._give_chip_back(fresh, node)
                     lapsed = msgspec.structs.replace(fresh, state="lapsed", reason="the time for it ran out")
                     await self._store(lapsed, SYSTEM, "recovery.lapsed")
 
@@ -161,6 +167,12 @@ class CaseDecisions:
         node = await self.nodes.find(case.node)
         if node is None:
             raise NotFound("the node of this case does not exist")
+        return node
+
+    async def _give_chip_back(self, case: RecoveryCaseRow, node: NodeRow) -> NodeRow:
+        """Write the node with the chip of the machine before the case. The chip of the case is not that of the node."""
+        node = msgspec.structs.replace(node, ek_hash=case.old_ek_hash)
+        await self.nodes.update(node, wakes=True)
         return node
 
     async def _check_newest(self, case: RecoveryCaseRow) -> None:

@@ -16,6 +16,7 @@ from tests.cloud.fabric.recovering import (
     recover,
     recovered,
     replacement,
+    seats,
     send,
     waits,
 )
@@ -86,6 +87,29 @@ async def test_undecided_and_unused_cases_lapse(world: World, machine: Machine) 
             await decide(world, case.id, decision)
     assert (await world.actions(case.id))[-1] == "recovery.lapsed"
     await waits(machine, claim(machine.node))
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_a_grace_lease_that_nobody_decided_about_leaves_the_node_its_chip(world: World, machine: Machine) -> None:
+    await allow_grace(world)
+    chip = (await world.node(machine.node)).ek_hash
+    new = replacement(machine)
+    grace = await recovered(new, claim(machine.node))
+    first = await case_of(world, machine.node)
+    assert (await world.node(machine.node)).ek_hash == first.ek_hash != chip
+    world.clock.forward(14 * DAY)
+    await run_once(world)
+    assert ((await case_of(world, machine.node)).state, (await world.node(machine.node)).ek_hash) == ("lapsed", chip)
+    # The machine gets no other lease, and asks again as a machine with another chip.
+    assert await new.refresh(await new.peer()) == grace
+    await waits(new, claim(machine.node))
+    second = await case_of(world, machine.node)
+    assert (second.id != first.id, second.evidence.same_chip, second.state) == (True, False, "needs_operator")
+    await decide(world, second.id, "denied", "not ours")
+    # The machine before is the node, with its chip and a code.
+    code = (await issue(world, node=machine.node)).codes[0]
+    assert isinstance(await recovered(machine, claim(machine.node), code.secret), Lease)
+    assert ((await world.node(machine.node)).ek_hash, await seats(world, machine.node)) == (chip, 1)
 
 
 async def test_a_decision_before_the_confirm_of_a_grace_lease_counts(world: World, machine: Machine) -> None:
