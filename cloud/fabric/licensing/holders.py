@@ -74,8 +74,7 @@ def judge(holders: Holders | None, arrival: Arrival) -> SessionJudgement:
     if holder is not None and holder is not current and relation != "spent":
         # The chain that a restored machine left goes on: the machine that was restored runs elsewhere too.
         returned = _spent(msgspec.structs.replace(holder, state="current"), arrival, token, relation)
-        left = msgspec.structs.replace(current, state="older")
-        return _suspected(holders, returned, left, "renewal-token", arrival)
+        return _suspected(holders, returned, _displaced(current, "older"), "renewal-token", arrival)
     return _restored(holders, arrival, token)
 
 
@@ -120,7 +119,8 @@ def settle(holders: Holders, keep: str, chain: str, now: datetime) -> Holders:
     state: HolderState = "left" if approved else "shut"
     others = [msgspec.structs.replace(each, state=state, statement="") for each in holders.all if each is not kept]
     if kept is not holders.current:
-        # The other holder's tokens are of the old chain too. Only what comes after the kept one's own token counts.
+        # The other holder's tokens are of the old chain too. Only what comes after the kept one's own token counts, and a
+        # token that the kept one got before.
         kept = msgspec.structs.replace(kept, chain=chain, number=highest, spent=(), statement="")
     if kept.last.key != holders.current.last.key:
         # It renews its certificate first, and shows its key by that.
@@ -162,28 +162,47 @@ def _without_token(holders: Holders, arrival: Arrival) -> SessionJudgement:
     return SessionJudgement("token-lost" if current.number else "normal", with_holder(holders, seen), current.id)
 
 
+def _displaced(holder: Holder, state: HolderState) -> Holder:
+    """The holder in whose place another one comes. Its last session was answered with a token."""
+    return msgspec.structs.replace(holder, state=state, unspent=holder.chain)
+
+
+def _is_unspent(holder: Holder, token: RenewalToken) -> bool:
+    """Whether the token is the one that the holder got before another holder took its place."""
+    return holder.unspent != "" and (token.chain, token.parent) == (holder.unspent, holder.base)
+
+
 def _holder_of(holders: Holders, token: RenewalToken) -> Holder | None:
-    """The holder that a token is of: it spent the token last, or the token follows that; else the holder of the chain."""
+    """The holder that a token is of: it spent the token, or the token follows its last one; else that of the chain."""
     for each in holders.all:
         if each.base == token.digest:
             return each
+    current, *others = holders.all
+    if _is_unspent(current, token) and not any(token.digest in _digests(each) for each in others):
+        return current
     for each in holders.all:
         if each.state in ("older", "shut") and (each.chain, each.base) == (token.chain, token.parent):
             return each
     return next((each for each in holders.all if each.chain == token.chain), None)
 
 
+def _digests(holder: Holder) -> set[str]:
+    """The tokens that a holder spent before its last one, as far as it remembers them."""
+    return {digest for _, digest in holder.spent}
+
+
 def _relation(holder: Holder, token: RenewalToken) -> Relation:
     if token.digest == holder.base:
         return "base"
+    if _is_unspent(holder, token):
+        return "child"
     if (token.chain, token.parent) == (holder.chain, holder.base) and token.number > holder.number:
         return "child"
     if token.number > holder.number + 1:
         # A crash of the cloud, or a restored database, forgets the last tokens that were spent.
         return "ahead"
     oldest = holder.spent[0][0] if holder.spent else holder.number
-    known = token.digest in {digest for _, digest in holder.spent}
-    return "spent" if known or token.number < oldest else "diverged"
+    return "spent" if token.digest in _digests(holder) or token.number < oldest else "diverged"
 
 
 def _awaited(holders: Holders, arrival: Arrival) -> SessionJudgement:
@@ -231,7 +250,7 @@ def _goes_on(holders: Holders, arrival: Arrival, token: RenewalToken, relation: 
         if relation == "child" and current.asked_before is not None and went_on(current.asked_before, arrival.evidence):
             # No backup has this token, because it was never spent. Another TPM of the same state asked in between: this
             # one goes on from the session before that.
-            other = msgspec.structs.replace(current, id=arrival.id, state="older", spent=())
+            other = msgspec.structs.replace(_displaced(current, "older"), id=arrival.id, spent=())
             return _suspected(holders, gone_on, other, "tpm-clock", arrival)
         # The one answer went to this machine. Its TPM was put back, and its disk was not.
         again = msgspec.structs.replace(with_holder(holders, gone_on), restored=holders.restored + 1)
@@ -254,11 +273,12 @@ def _spent(holder: Holder, arrival: Arrival, token: RenewalToken, relation: Rela
     return msgspec.structs.replace(
         holder,
         last=arrival.evidence,
-        number=token.number,
+        number=max(holder.number, token.number),
         base=token.digest,
         answers=1,
         spent=spent[-SPENT_MAX:],
         asked_before=None,
+        unspent="",
     )
 
 
@@ -320,8 +340,7 @@ def _restored(holders: Holders, arrival: Arrival, token: RenewalToken | None) ->
         return unapproved(holders, _newcomer(arrival, "older"))
     base = token.digest if token is not None else NO_TOKEN
     newcomer = Holder(arrival.id, "current", arrival.evidence.at, arrival.evidence, arrival.id, holders.highest, base)
-    left = msgspec.structs.replace(holders.current, state="left")
-    changed = bounded(holders, (newcomer, left, *holders.all[1:]))
+    changed = bounded(holders, (newcomer, _displaced(holders.current, "left"), *holders.all[1:]))
     changed = msgspec.structs.replace(changed, restored=holders.restored + 1, behind=None)
     return SessionJudgement("restored", changed, newcomer.id)
 
@@ -344,7 +363,8 @@ def _refused(holders: Holders, arrival: Arrival, holder: Holder | None) -> Sessi
         holder = _newcomer(arrival, state)
     else:
         base = arrival.token.digest if arrival.token is not None else holder.base
-        holder = msgspec.structs.replace(holder, last=arrival.evidence, base=base)
+        spent = holder.spent if base == holder.base else (*holder.spent, (holder.number, holder.base))[-SPENT_MAX:]
+        holder = msgspec.structs.replace(holder, last=arrival.evidence, base=base, spent=spent, unspent="")
     outcome: Outcome = "older" if holder.state == "older" else "shut"
     return SessionJudgement(outcome, with_holder(holders, holder), holder.id, gets_token=False)
 

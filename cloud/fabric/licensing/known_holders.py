@@ -36,6 +36,8 @@ class Holder(msgspec.Struct, frozen=True, omit_defaults=True):
             machines ask.
         awaited: the key (as in `SessionEvidence`) of its next session, after a renewal with a former key; empty otherwise.
         spent: the tokens that it spent before, as (number, digest), the newest last.
+        unspent: the chain of a token that it got after `base`, and has not spent yet, when another holder took its place;
+            empty without one.
         asked_before: the evidence of the session before the repeats of the last token; None without a repeat.
         statement: the statement that was signed for this holder alone; empty for the holder of the node's statement.
     """
@@ -52,6 +54,7 @@ class Holder(msgspec.Struct, frozen=True, omit_defaults=True):
     statement: str = ""
     asked_before: SessionEvidence | None = None
     awaited: str = ""
+    unspent: str = ""
 
 
 class Holders(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -405,6 +405,46 @@ def test_the_kept_machine_may_be_put_back_to_a_later_snapshot(cloud: Cloud, pair
     assert cloud.outcomes(before) == ["shut"]
 
 
+def keep(cloud: Cloud, state: str) -> None:
+    """Keep the holder in this state."""
+    kept = next(each for each in cloud.known.all if each.state == state)
+    cloud.holders = settle(cloud.known, kept.id, "0badcafe", START)
+
+
+@pytest.mark.parametrize(("asks", "first"), [(0, "normal"), (1, "repeated")])
+def test_a_kept_holder_goes_on_with_the_token_that_it_got_before_the_flag(
+    cloud: Cloud, box: Box, asks: int, first: str
+) -> None:
+    """The restored machine got a token. Then the machine of before goes on, which raises the flag."""
+    again = box.copy()
+    assert cloud.outcomes(box, box, again, again, box) == ["normal", "normal", "restored", "normal", "suspected"]
+    assert cloud.outcomes(*[again] * asks) == ["older"] * asks
+    snapshot = box.copy()
+    keep(cloud, "older")
+    assert cloud.outcomes(again, again, again) == [first, "normal", "normal"]
+    assert cloud.outcomes(box, snapshot, again, again) == ["shut", "shut", "normal", "normal"]
+
+
+def test_of_two_tpms_that_got_one_token_each_either_may_be_kept(cloud: Cloud, box: Box) -> None:
+    """Both tokens follow the same one. A snapshot of the other machine has a token that it has spent."""
+    twin = box.copy()
+    twin.boot()
+    cloud.session(box)
+    snapshot = box.copy()
+    assert cloud.outcomes(twin, box) == ["repeated", "suspected"]
+    keep(cloud, "older")
+    assert cloud.outcomes(box, snapshot) == ["shut", "shut"]
+    assert cloud.outcomes(twin, twin, snapshot, box, twin) == ["normal", "normal", "shut", "shut", "normal"]
+
+
+def test_a_holder_that_was_left_may_be_kept(cloud: Cloud, box: Box) -> None:
+    again = box.copy()
+    assert cloud.outcomes(box, box, again) == ["normal", "normal", "restored"]
+    cloud.holders = suspect(cloud.known, "replaced", Holder("0badf00d", "older", START, evidence()), START)
+    keep(cloud, "left")
+    assert cloud.outcomes(box, again, box, again) == ["normal", "shut", "normal", "shut"]
+
+
 def test_settling_an_unknown_holder(cloud: Cloud, box: Box) -> None:
     assert box.token
     with pytest.raises(KeyError):
