@@ -2,7 +2,7 @@
 
 import sys
 
-from tools.packages.build import main
+from tools.packages.command import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

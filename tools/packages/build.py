@@ -1,17 +1,8 @@
-"""The build: for each package and target the tree, the documents, the definition, and the file that nfpm makes.
+"""Real part: the build. For each package and target the tree, the documents, the definition, and nfpm's file of them."""
 
-make packages
-make packages ARGS='--only cascadia --target debian12'
-"""
-
-import argparse
-import os
 import shutil
-import subprocess
-import sys
 import time
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +10,8 @@ from pathlib import Path
 from tools.packages import definition, depends, documents, libraries, shipped, stage
 from tools.packages.errors import PackageError
 from tools.packages.libraries import Library
-from tools.packages.root import NEEDED, Root, missing_packages
-from tools.packages.targets import PACKAGES, TARGETS, Package, Target
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+from tools.packages.root import Root
+from tools.packages.targets import PACKAGES, Package, Target
 
 
 @dataclass(frozen=True)
@@ -31,6 +20,9 @@ class Plan:
 
     repository: Path
     cache: Path
+    """Roots and tools, which are kept."""
+    scratch: Path
+    """Libraries, which are kept, and trees."""
     to: Path
     version: str
     epoch: int
@@ -40,76 +32,34 @@ class Plan:
     mirror: str
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    made = argparse.ArgumentParser(prog="python -m tools.packages", description="Build the packages.")
-    made.add_argument("--only", choices=[each.name for each in PACKAGES], help="build one package")
-    made.add_argument("--target", choices=[each.name for each in TARGETS], help="build for one distribution")
-    made.add_argument("--to", type=Path, default=REPOSITORY / "dist", help="the folder of the result")
-    made.add_argument("--cache", type=Path, default=REPOSITORY / "build/packages", help="what is kept between builds")
-    made.add_argument("--mirror", default="", help="Debian mirror for the roots (default: debootstrap's own)")
-    made.add_argument("--version", help="the version of the packages (default: that of pyproject.toml)")
-    made.add_argument("--write-shipped", action="store_true", help=f"write {shipped.PAGE}, and build nothing")
-    return made
+@dataclass(frozen=True)
+class Built:
+    """A package that was built: its file, and what ships in it."""
+
+    package: Package
+    target: Target
+    path: Path
+    libraries: Sequence[Library]
+    licences: Mapping[str, str]
 
 
-def planned(options: argparse.Namespace, repository: Path = REPOSITORY) -> Plan:
-    """The plan that the options ask for. Raises PackageError outside a clone."""
-    done = subprocess.run(
-        ["git", "-C", str(repository), "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise PackageError(f"cannot find the commit: {done.stderr.strip()}. Build in a clone of the repository.")
-    project = tomllib.loads((repository / "pyproject.toml").read_text("utf-8"))["project"]
-    return Plan(
-        repository=repository,
-        cache=options.cache.resolve(),
-        to=options.to.resolve(),
-        version=options.version or project["version"],
-        epoch=int(done.stdout),
-        packages=[each for each in PACKAGES if options.only in (None, each.name)],
-        targets=[each for each in TARGETS if options.target in (None, each.name)],
-        mirror=options.mirror,
-    )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command. Returns the exit code: 0 when everything was built, 1 when not, 2 for wrong options."""
-    options = parser().parse_args(arguments)
-    if os.geteuid() != 0:
-        print("cannot build packages: it needs root, for roots of Debian. Run `sudo make packages`.", file=sys.stderr)
-        return 1
-    if missing := missing_packages(NEEDED):
-        print(f"cannot build packages: run `apt-get install {' '.join(missing)}` first.", file=sys.stderr)
-        return 1
-    try:
-        plan = planned(options)
-        if options.write_shipped:
-            write_shipped(plan)
-            return 0
-        for path in build(plan):
-            print(path)
-    except PackageError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-def build(plan: Plan) -> list[Path]:
-    """Build every package of a plan. Returns the files. Raises PackageError."""
+def build(plan: Plan, say: Callable[[str], None]) -> list[Built]:
+    """Build every package of a plan. Raises PackageError."""
     program = definition.nfpm(plan.repository, plan.cache)
-    plan.to.mkdir(parents=True, exist_ok=True)
+    plan.to.mkdir(parents=True)
     built = []
     for target in plan.targets:
         root = Root(target.suite, plan.cache, plan.mirror)
+        if not root.path.exists():
+            say(f"a root of Debian {target.suite}, which takes some minutes")
+            root.make()
         every = _installed(plan, root)
         for package in plan.packages:
             begun = time.monotonic()
-            work = plan.cache / "work" / f"{package.name}-{target.name}"
-            shutil.rmtree(work, ignore_errors=True)
-            own = [every[name] for name in _wanted(plan, package)]
-            built.append(_package(plan, package, target, own, root, work, program))
-            print(f"packages: {package.name} for {target.name}, {time.monotonic() - begun:.0f} s", file=sys.stderr)
+            built.append(
+                _package(plan, package, target, [every[name] for name in wanted(plan, package)], root, program)
+            )
+            say(f"{built[-1].path.name}, {time.monotonic() - begun:.0f} s")
     return built
 
 
@@ -118,19 +68,20 @@ def write_shipped(plan: Plan) -> None:
     every = _installed(plan, Root("bookworm", plan.cache, plan.mirror))
     rows: shipped.Rows = {}
     for package in PACKAGES:
-        for name in _wanted(plan, package):
+        for name in wanted(plan, package):
             rows[package.name, name] = (every[name].installed.version, _licence(every[name]))
     (plan.repository / shipped.PAGE).write_text(shipped.written(rows), "utf-8")
 
 
-def _wanted(plan: Plan, package: Package) -> list[str]:
+def wanted(plan: Plan, package: Package) -> list[str]:
+    """The libraries of a package."""
     project = (plan.repository / "pyproject.toml").read_text("utf-8")
     return shipped.wanted(package, project, (plan.repository / "requirements.lock").read_text("utf-8"))
 
 
 def _installed(plan: Plan, root: Root) -> dict[str, Library]:
-    names = {name for package in PACKAGES for name in _wanted(plan, package)}
-    return libraries.installed(root, names, plan.repository, plan.cache, plan.epoch)
+    names = {name for package in PACKAGES for name in wanted(plan, package)}
+    return libraries.installed(root, names, plan.repository, plan.scratch, plan.epoch)
 
 
 def _licence(library: Library) -> str:
@@ -140,10 +91,9 @@ def _licence(library: Library) -> str:
         raise PackageError(f"cannot name a licence: {error.args[0]}. Add it to tools/packages/shipped.py.") from error
 
 
-def _package(
-    plan: Plan, package: Package, target: Target, own: Sequence[Library], root: Root, work: Path, program: Path
-) -> Path:
-    root.make()
+def _package(plan: Plan, package: Package, target: Target, own: Sequence[Library], root: Root, program: Path) -> Built:
+    work = plan.scratch / "work" / f"{package.name}-{target.name}"
+    shutil.rmtree(work, ignore_errors=True)
     tree = work / "stage"
     tree.mkdir(parents=True)
     stage.build(tree, package, target, own, root, plan.repository, plan.epoch)
@@ -169,7 +119,7 @@ def _package(
     filled.write_text(definition.filled(text, values), "utf-8")
     to = plan.to / target.file_name(package.name, plan.version)
     definition.package(program, filled, target, to, plan.epoch)
-    return to
+    return Built(package, target, to, own, licences)
 
 
 def _documents(

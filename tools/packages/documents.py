@@ -3,10 +3,11 @@
 import gzip
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
+from tools.packages import sbom
 from tools.packages.libraries import Library
 from tools.packages.targets import Package, Target
 
@@ -44,12 +45,24 @@ def copyright_file(
     parts = [
         f"The package {package.name} has Cascade, under Apache-2.0, and these libraries in /{package.library}:\n\n",
         *(f"  {each.name} {each.installed.version}: {licences[each.name]}\n" for each in shipped),
+        *_compiled_in(shipped),
         _titled("Cascade", body(licence)),
     ]
     for library in shipped:
         for path, text in licence_texts(library).items():
             parts.append(_titled(f"{library.name} {library.installed.version}, {path}", body(text)))
     return "".join(parts)
+
+
+def _compiled_in(shipped: Iterable[Library]) -> Iterator[str]:
+    """The parts that libraries were compiled from, as the SBOMs of their wheels name them."""
+    for library in shipped:
+        parts = sbom.compiled_in(library)
+        if parts:
+            yield f"\nCompiled into {library.name}, by the list of its maker:\n\n"
+        for part in parts:
+            named = [each.get("expression") or each["license"].get("id", "") for each in part.get("licenses", [])]
+            yield f"  {part['name']} {part.get('version', '')}: {', '.join(named) or 'see its texts below'}\n"
 
 
 def _titled(title: str, text: str) -> str:

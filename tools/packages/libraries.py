@@ -1,7 +1,7 @@
 """Real part: the locked libraries, installed by hash in the root of a target, and kept.
 
 They are kept under the digest of the root and of the locks. All packages of a root share one installation. Only
-tpm2-pytss is compiled, without debug information: it would hold the paths of temporary folders. All modules are stripped.
+tpm2-pytss is compiled, without debug information: it would hold the paths of temporary folders. Every module is stripped.
 """
 
 import hashlib

@@ -15,9 +15,9 @@ from tools.packages.errors import PackageError
 
 PACKAGES = (
     "ca-certificates", "dpkg-dev", "gcc", "libc6-dev", "libtss2-dev", "libtss2-tcti-device0", "libudev1",
-    "pkg-config", "python3", "python3-dev", "python3-venv",
+    "pkg-config", "python3", "python3-dev", "python3-venv", "systemd", "tpm-udev",
 )  # fmt: skip
-"""What building needs. debootstrap takes no name that a release only provides: see `_NAMES`."""
+"""What building needs, and what the packages depend on: they are tried in a root without a network. debootstrap takes no name that a release only provides: see `_NAMES`."""
 _NAMES = {"trixie": {"libtss2-tcti-device0": "libtss2-tcti-device0t64"}}
 FROM_HOST = ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt")
 """Files of this machine that a root needs to reach the package indexes."""

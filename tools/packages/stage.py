@@ -30,7 +30,8 @@ _LEFT_OUT = frozenset({"INSTALLER", "RECORD", "REQUESTED", "WHEEL", "direct_url.
                        "zip-safe"})  # fmt: skip
 """Files of a distribution's metadata that only installers read. METADATA stays: scanners find the versions by it."""
 _LEFT_OUT_FOLDERS = frozenset({"tests", "_tests", "profiling", "share", "licenses", "sboms"})
-"""Folders without use at run time; wheels of some libraries have stray ones at the top. Licences are in the copyright file, and SBOMs in the package's own."""
+"""Folders without use at run time. Some wheels have them at the top. Licences are in the copyright file of the package,
+and its SBOM has those of the wheels."""
 _LEFT_OUT_SUFFIXES = frozenset({".c", ".h", ".pxd", ".pyc", ".pyi", ".pyx", ".sh"})
 _COMPILE = """
 python{python} -m compileall -q -j 1 --invalidation-mode unchecked-hash -s /build/{library} -p /{library} {library}
