@@ -7,7 +7,7 @@ from cloud.fabric.routes.buckets import ACTIVATION, NODE, RENEWAL, SESSION
 from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.service.restored.holds import Holds
-from cloud.fabric.service.restored.rebuilding import Rebuilds
+from cloud.fabric.service.restored.rebuilding import CHECKED_SECONDS, Rebuilds
 from cloud.fabric.service.restored.reconciling import WATCH_SECONDS, Reconciling, waits_at_start
 from cloud.fabric.store import Stores
 from cloud.fabric.wiring.node_parts import NodeParts
@@ -47,6 +47,7 @@ class RestoredParts:
         return (
             Periodic("reconcile", IDLE_SECONDS, self.reconciling.at_start),
             Periodic("breakwater-restored", WATCH_SECONDS, self.reconciling.watch),
+            Periodic("rebuild-end", CHECKED_SECONDS, self.rebuilds.end_overdue),
         )
 
 
@@ -82,6 +83,7 @@ def make_restored_parts(
         ),
         rebuilds=Rebuilds(
             now=ports.now,
+            transaction=stores.transaction,
             acting=shared.acting,
             audit=shared.audit,
             installation=stores.installation,

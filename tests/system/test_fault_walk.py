@@ -78,7 +78,7 @@ _OTHERWISE = {
     "cloud/fabric/service/operators/recovery_cases.py": "the same; a poll that is not woken ends by itself",
     "cloud/fabric/service/operators/recovery_codes.py": "an operator's command, one transaction and nothing after it",
     "cloud/fabric/service/restored/holds.py": "the same",
-    "cloud/fabric/service/restored/rebuilding.py": "the same; an import is repeated",
+    "cloud/fabric/service/restored/rebuilding.py": "the same; an import is repeated, and so is the end of an overdue rebuild",
     "cloud/fabric/service/operators/recovery_policies.py": "the same",
     "cloud/fabric/service/operators/token_refusals.py:note": "the audit entry of a refusal, which holds without it",
     "cloud/fabric/service/recovery/tries.py:note": "the same",

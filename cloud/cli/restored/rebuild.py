@@ -5,14 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import msgspec
 from cryptography import x509
 
-from cloud.cli.arguments import id_argument
+from cloud.cli.arguments import days_from, id_argument
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_USAGE, EXIT_VERIFICATION, CliError
 from cloud.cli.options import Commands, repeated_server_options
 from cloud.cli.show import emit, fields
-from cloud.fabric.bodies.restored import ENTRIES_MAX, ChangeRebuild, ClosedGenerations, ImportClosed, Rebuild
+from cloud.clock import utc_now
+from cloud.fabric.bodies.restored import (
+    ENTRIES_MAX,
+    BeginRebuild,
+    ChangeRebuild,
+    ClosedGenerations,
+    ImportClosed,
+    Rebuild,
+)
 from protocol.ids import NodeId, TenantId
 
 T = TypeVar("T")
@@ -27,8 +36,14 @@ def add_options(parser: ArgumentParser) -> None:
         "certificates and signed statements. They keep their leases, and get no later dates until `cascade node confirm`."
     )
     steps = Commands(parser, "step", repeated_server_options)
-    begin = steps.add("begin", "begin the rebuild", run=change)
+    begin = steps.add("begin", "begin the rebuild", run=start)
     end = steps.add("end", "end the rebuild: unknown nodes are refused again; nodes that wait stay", run=change)
+    begin.add_argument(
+        "--days",
+        type=float,
+        metavar="N",
+        help="end by itself after N days, at most 90 (default: 30); a repeat with it sets another end",
+    )
     for each in (begin, end):
         each.add_argument("--reason", default="", metavar="TEXT", help="recorded in the audit")
     steps.add("show", "show whether a rebuild runs, and how many nodes wait", run=show)
@@ -48,9 +63,15 @@ def add_options(parser: ArgumentParser) -> None:
     )
 
 
+def start(args: Namespace) -> None:
+    """Begin the rebuild, or set its end. Raises CliError."""
+    until = days_from(utc_now(), args.days) if args.days is not None else None
+    emit(Server(args).call("POST", "/v1/rebuild/begin", Rebuild, BeginRebuild(args.reason, until)), args.json, fields)
+
+
 def change(args: Namespace) -> None:
-    """Begin or end the rebuild. Raises CliError."""
-    emit(Server(args).call("POST", f"/v1/rebuild/{args.step}", Rebuild, ChangeRebuild(args.reason)), args.json, fields)
+    """End the rebuild. Raises CliError."""
+    emit(Server(args).call("POST", "/v1/rebuild/end", Rebuild, ChangeRebuild(args.reason)), args.json, fields)
 
 
 def show(args: Namespace) -> None:
@@ -76,7 +97,7 @@ def import_closed(args: Namespace) -> None:
     for body in bodies or [ImportClosed()]:
         state = server.call("POST", "/v1/rebuild/closed", Rebuild, body)
         imported += state.imported
-    emit(Rebuild(state.since, state.unconfirmed, imported), args.json, fields)
+    emit(msgspec.structs.replace(state, imported=imported), args.json, fields)
 
 
 def _parts(items: Sequence[T]) -> list[tuple[T, ...]]:

@@ -31,8 +31,18 @@ class AcceptNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Reason, for the audit."""
 
 
+class BeginRebuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an operator begins a rebuild, or changes the end of one that runs."""
+
+    reason: Reason = ""
+    """Reason, for the audit."""
+    until: datetime | None = None
+    """Time at which the rebuild ends by itself, at most 90 days from now. Null: 30 days from now, or the end that a
+    rebuild has which runs already."""
+
+
 class ChangeRebuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Reason of the begin or the end of a rebuild."""
+    """Reason of the end of a rebuild."""
 
     reason: Reason = ""
     """Reason, for the audit."""
@@ -69,6 +79,8 @@ class Rebuild(msgspec.Struct, frozen=True):
     """Number of nodes that wait for an operator, at most 1,000."""
     imported: int = 0
     """Number of closed generations and serial numbers that this request added."""
+    until: datetime | None = None
+    """Time at which it ends by itself. Null while no rebuild runs."""
 
 
 Repair = Literal["revoked", "closed", "later", "lapsed", "remembered"]

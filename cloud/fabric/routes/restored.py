@@ -8,6 +8,7 @@ from litestar.params import JSONBody, QueryParameter
 from cloud.fabric import schemas
 from cloud.fabric.bodies.restored import (
     AcceptNode,
+    BeginRebuild,
     ChangeRebuild,
     ImportClosed,
     Rebuild,
@@ -88,7 +89,7 @@ async def show_rebuild(rebuilds: Wired[Rebuilds]) -> Rebuild:
 
 
 @post("/v1/rebuild/begin", status_code=200, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)))
-async def begin_rebuild(data: JSONBody[ChangeRebuild], request: Asked, rebuilds: Wired[Rebuilds]) -> Rebuild:
+async def begin_rebuild(data: JSONBody[BeginRebuild], request: Asked, rebuilds: Wired[Rebuilds]) -> Rebuild:
     """Begin a rebuild: unknown nodes are reconstructed from their certificates and statements.
 
     A repeat changes nothing.

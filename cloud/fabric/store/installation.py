@@ -4,7 +4,7 @@ The values are the epoch, the server secrets, the renewal order, what is known o
 issuing CA the time after which all its session certificates have expired.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -20,7 +20,10 @@ RECOVERY_KEY = "recovery_key"
 RECONCILED = "reconciled"
 """The epoch, and the time of Breakwater's last restore, at the last comparison of generations: `EPOCH:MILLISECONDS`."""
 REBUILD = "rebuild"
-"""The time at which an operator began the rebuild of a lost database. No row while no rebuild runs."""
+"""The rebuild of a lost database: `BEGIN END`, two times. No row while no rebuild runs. A rebuild that an earlier release
+began has no end; it ends REBUILD_LIFE after its begin."""
+REBUILD_LIFE = timedelta(days=30)
+"""How long a rebuild runs, unless an operator sets another end. Nodes that are online are back within hours."""
 READINESS = "readiness"
 """The row that the check of readiness writes. No code reads it."""
 
@@ -45,6 +48,13 @@ _REPLACE = compiled(
     .where(Installation.name == param("name"), Installation.value == param("old"))
     .returning(Installation.name)
 )
+
+
+class RunningRebuild(msgspec.Struct, frozen=True):
+    """A rebuild that an operator began. It makes no rows from `until` on."""
+
+    since: datetime
+    until: datetime
 
 
 class InstallationStore:
@@ -96,13 +106,17 @@ class InstallationStore:
         """Store that generations were compared in this epoch with a Breakwater that was last restored at `restored`."""
         await self._engine.fetch(_SET, name=RECONCILED, value=f"{epoch}:{restored}".encode())
 
-    async def rebuild_since(self) -> datetime | None:
-        """The time at which an operator began a rebuild; None while no rebuild runs."""
+    async def rebuild(self) -> RunningRebuild | None:
+        """The rebuild that runs, or whose end has passed and is not stored yet. None otherwise."""
         row = await self._engine.fetch_one(_FIND, name=REBUILD)
-        return None if row is None else datetime.fromisoformat(bytes(row["value"]).decode())
+        if row is None:
+            return None
+        since, *until = (datetime.fromisoformat(text) for text in bytes(row["value"]).decode().split())
+        return RunningRebuild(since, until[0] if until else since + REBUILD_LIFE)
 
-    async def begin_rebuild(self, at: datetime) -> None:
-        await self._engine.fetch(_SET, name=REBUILD, value=at.isoformat().encode())
+    async def set_rebuild(self, rebuild: RunningRebuild) -> None:
+        text = f"{rebuild.since.isoformat()} {rebuild.until.isoformat()}"
+        await self._engine.fetch(_SET, name=REBUILD, value=text.encode())
 
     async def end_rebuild(self) -> bool:
         """Store that no rebuild runs. False if none ran."""

@@ -82,7 +82,8 @@ class Reconstruction:
         """
         statement = self.signer.presented(shown.token)
         spiffe, number = shown.device.spiffe, shown.device.generation
-        rebuilding = await self.installation.rebuild_since() is not None
+        rebuild = await self.installation.rebuild()
+        rebuilding = rebuild is not None and self.now() < rebuild.until
         if not (rebuilding or self.epoch > FIRST_EPOCH):
             raise unknown()
         if statement is None or not is_for(statement, spiffe.tenant, spiffe.node, number):

@@ -13,7 +13,8 @@ from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_USAGE, EXIT_VERIFICATION
 from cloud.cli.main import main
 from cloud.cli.restored.rebuild import FILE_BYTES_MAX
-from cloud.fabric.bodies.restored import ENTRIES_MAX, ChangeRebuild, ClosedGenerations, ImportClosed
+from cloud.clock import utc_now
+from cloud.fabric.bodies.restored import ENTRIES_MAX, BeginRebuild, ChangeRebuild, ClosedGenerations, ImportClosed
 from protocol.ids import NodeId, TenantId
 from protocol.signed.trust import ServiceUrls, X509Bundle
 from tests.cloud.cli.conftest import Calls
@@ -53,11 +54,16 @@ def test_begin_end_and_show(calls: Calls, capsys: pytest.CaptureFixture[str]) ->
     calls.answer("POST", "/v1/rebuild/end", STATE | {"since": None})
     calls.answer("GET", "/v1/rebuild", STATE)
     assert main(["node", "rebuild", "begin", "--reason", "lost"]) == 0
+    assert main(["node", "rebuild", "begin", "--days", "2"]) == 0
     assert main(["node", "rebuild", "show"]) == 0
     assert "unconfirmed" in capsys.readouterr().out
     assert main(["node", "rebuild", "--json", "end"]) == 0
     assert '"since": null' in capsys.readouterr().out
-    assert [body for _, _, body in calls.made] == [ChangeRebuild("lost"), None, ChangeRebuild("")]
+    first, second, *rest = (body for _, _, body in calls.made)
+    assert (first, rest) == (BeginRebuild("lost"), [None, ChangeRebuild("")])
+    assert isinstance(second, BeginRebuild)
+    assert second.until is not None
+    assert timedelta(days=1) < second.until - utc_now() <= timedelta(days=2)
 
 
 def test_crls_and_closed_generations_are_imported_in_parts(

@@ -1,7 +1,17 @@
 """`cloud.fabric.routes.restored`: operators compare generations, list and accept nodes, and run a rebuild."""
 
+from datetime import timedelta
+
 from cloud.fabric import schemas
-from cloud.fabric.bodies.restored import AcceptNode, ChangeRebuild, ImportClosed, Rebuild, Reconcile, Reconciliation
+from cloud.fabric.bodies.restored import (
+    AcceptNode,
+    BeginRebuild,
+    ChangeRebuild,
+    ImportClosed,
+    Rebuild,
+    Reconcile,
+    Reconciliation,
+)
 from tests.cloud.fabric.asgi import Api
 from tests.cloud.fabric.support import ALICE, Machine, World
 
@@ -15,8 +25,8 @@ async def test_each_route_answers_an_operator(world: World, machine: Machine, ap
     assert (await api.ask("GET", "/v1/holds?state=odd", token=token)).code == "invalid"
     path = f"/v1/nodes/{machine.node}/accept"
     assert (await api.ask("POST", path, AcceptNode("unconfirmed"), token=token)).into(schemas.Node).hold == ""
-    begun = await api.ask("POST", "/v1/rebuild/begin", ChangeRebuild(), token=token)
-    assert begun.into(Rebuild) == Rebuild(world.clock(), 0)
+    begun = await api.ask("POST", "/v1/rebuild/begin", BeginRebuild(), token=token)
+    assert begun.into(Rebuild) == Rebuild(world.clock(), 0, until=world.clock() + timedelta(days=30))
     imported = await api.ask("POST", "/v1/rebuild/closed", ImportClosed(serials=("0a",)), token=token)
     assert imported.into(Rebuild).imported == 1
     assert (await api.ask("POST", "/v1/rebuild/end", ChangeRebuild(), token=token)).into(Rebuild).since is None

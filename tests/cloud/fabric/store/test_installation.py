@@ -1,7 +1,7 @@
 """`cloud.fabric.store.installation`: server secrets, the renewal order, and the ends of sessions."""
 
 from cloud.fabric.store import Stores
-from cloud.fabric.store.installation import sessions_until
+from cloud.fabric.store.installation import REBUILD_LIFE, RunningRebuild, sessions_until
 from cloud.fabric.tuf.current_trust import RenewalOrder
 from tests.cloud.fabric.store.support import HOUR, NOW
 
@@ -39,9 +39,13 @@ async def test_the_last_comparison_with_breakwater_is_stored(stores: Stores) -> 
 
 
 async def test_a_rebuild_runs_until_it_is_ended(stores: Stores) -> None:
-    assert await stores.installation.rebuild_since() is None
+    assert await stores.installation.rebuild() is None
     assert not await stores.installation.end_rebuild()
-    await stores.installation.begin_rebuild(NOW)
-    assert await stores.installation.rebuild_since() == NOW
+    rebuild = RunningRebuild(NOW, NOW + HOUR)
+    await stores.installation.set_rebuild(rebuild)
+    assert await stores.installation.rebuild() == rebuild
     assert await stores.installation.end_rebuild()
-    assert await stores.installation.rebuild_since() is None
+    assert await stores.installation.rebuild() is None
+    # An earlier release stored the begin only.
+    await stores.installation.insert("rebuild", NOW.isoformat().encode())
+    assert await stores.installation.rebuild() == RunningRebuild(NOW, NOW + REBUILD_LIFE)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.fabric import errors, schemas
 from cloud.fabric.bodies.clones import SettleClone
-from cloud.fabric.bodies.restored import AcceptNode, ChangeRebuild, ImportClosed
+from cloud.fabric.bodies.restored import AcceptNode, BeginRebuild, ImportClosed
 from cloud.fabric.errors import (
     AirgapOutdated,
     CertificateRefused,
@@ -298,7 +298,7 @@ async def test_a_lost_node_is_reconstructed_from_its_request(home: Path, databas
         with pytest.raises(NodeUnknown):
             await site.send(site.text())
         rebuilds = world.parts.restored.rebuilds
-        await rebuilds.begin(ALICE, ChangeRebuild("the database is lost"))
+        await rebuilds.begin(ALICE, BeginRebuild("the database is lost"))
         for wrong in (b"", b"none"):
             with pytest.raises(NodeUnknown):
                 await site.send(site.text(device_certificate=wrong))

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from cloud.fabric import errors
-from cloud.fabric.bodies.restored import AcceptNode, ChangeRebuild, ClosedGenerations, ImportClosed
+from cloud.fabric.bodies.restored import AcceptNode, BeginRebuild, ChangeRebuild, ClosedGenerations, ImportClosed
 from cloud.storage import Statement
 from protocol.encoding import sha256_hex
 from protocol.signed.statements import Lease, Revocation, Suspension
@@ -21,7 +21,7 @@ from tests.cloud.fabric.service.renewals.test_renewal import new_key, renew, spk
 from tests.cloud.fabric.support import ALICE, Machine, World, change, run_once, world_at
 
 HOUR = timedelta(hours=1)
-REBUILD = ChangeRebuild("the database is lost")
+REBUILD = BeginRebuild("the database is lost")
 
 
 async def lose(world: World) -> None:
@@ -115,7 +115,7 @@ async def test_nodes_come_back_from_what_they_show(home: Path, databases: Path) 
         lease = await stays.refresh(peer)
         assert isinstance(lease, Lease)
         assert (lease.epoch, lease.seq, lease.issued_at) == (2, held.seq + 1, clock())
-        assert (await rebuilds.end(ALICE, REBUILD)).since is None
+        assert (await rebuilds.end(ALICE, ChangeRebuild())).since is None
         # The same chip is the same node.
         activated = await stays.activate((await world.code()).secret)
         assert (activated.node, activated.generation) == (row.id, 2)
