@@ -26,6 +26,7 @@ from node.exchanges.wake_channel import WakeChannel
 from node.heartbeat import Heartbeat
 from node.hwbind.errors import TpmError
 from node.hwbind.tpm import Tpm
+from node.lending import Lending
 from node.licensing.boot_time import machine_clocks
 from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
@@ -80,6 +81,8 @@ class Agent:
         self._clock = clock
         self._trust = contact.licence.trust
         self._errors = errors = UnexpectedErrors(contact.conditions)
+        self._lending = Lending(config.state_dir, lambda: None)
+        self._is_finished = False
         self._saver = contact.saver
         self._saver.floors.on_counter = self._prove_again
         # Spreads waits over a fleet; it makes no secret.
@@ -147,6 +150,7 @@ class Agent:
 
     async def renew(self, *, rekey: bool) -> None:
         """Refresh the licence and the session, and renew the device certificate, now. Raises NodeError, TpmError."""
+        self._lending.check()
         try:
             await self.contact.renew(rekey=rekey)
         finally:
@@ -158,6 +162,7 @@ class Agent:
         """The outstanding request for an answer without a network, or a new one. Raises as `refresh_request`."""
         from node.airgap.requests import refresh_request  # most agents have a network
 
+        self._lending.check()
         async with self.contact.exclusive:
             development = self.config.mode == "development"
             return await refresh_request(self._state, self.licence, self._tpm, new=new, development=development)
@@ -166,6 +171,7 @@ class Agent:
         """Import the answer to the outstanding request. The verdict changes at once. Raises as `Imports.into`."""
         from node.airgap.answers import Imports
 
+        self._lending.check()
         try:
             async with self.contact.exclusive:
                 await Imports(self._state, self._tpm, self._hardware).into(self.licence, data)
@@ -176,6 +182,7 @@ class Agent:
         """Hand the seat back, and store that this machine is deactivated. Raises as `deactivation.begin`."""
         from node.exchanges import deactivation  # few machines are ever deactivated
 
+        self._lending.check()
         try:
             return await deactivation.begin(self.contact, self._hardware, self._clock(), forget=forget)
         finally:
@@ -184,6 +191,10 @@ class Agent:
     def end_deactivated(self) -> None:
         """End this agent. The caller of `deactivate` has its answer, and removes the state."""
         self._ended.set()
+
+    async def lend(self) -> None:
+        """Lend the state to a command of root. Raises StateLent, DiskSilent."""
+        await self._lending.lend()
 
     def wake(self) -> None:
         """Have the licence refreshed now, before its time."""
@@ -196,19 +207,28 @@ class Agent:
     # Loops
 
     async def run(
-        self, ready: Callable[[], None] = lambda: None, *, announced: bool = False, passed: Sequence[int] = ()
+        self,
+        ready: Callable[[], None] = lambda: None,
+        *,
+        announced: bool = False,
+        passed: Sequence[int] = (),
+        lending: Lending | None = None,
     ) -> None:
         """Settle, then serve until SIGTERM or SIGINT. A signal also ends the settling.
 
-        `ready` is called once the agent serves. `passed` are the descriptors that systemd has passed. Before READY it raises Revoked or TpmError. After READY it raises an
-        ExceptionGroup with the TpmError if the TPM still fails when the lease is due for refresh. With `announced`
-        READY was reported before, so a revoked node serves with a closed gate. Raises NotActivated after `deactivate`.
+        `ready` is called once the agent serves. `passed` are the descriptors that systemd has passed. It also returns
+        after a command has borrowed the state with `lending`. Before READY it raises Revoked or TpmError. After READY it
+        raises an ExceptionGroup with the TpmError if the TPM still fails when the lease is due for refresh. With
+        `announced` READY was reported before, so a revoked node serves with a closed gate. Raises NotActivated after
+        `deactivate`.
         """
+        self._lending = lending or self._lending
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 if await self._settling.settled(signals, announced=announced):
                     await self._serve(signals, ready, passed)
-            notify.stopping()
+            if not self._lending.has_returned:
+                notify.stopping()
         except Revoked:
             await self._grants.write({})
             raise
@@ -216,7 +236,10 @@ class Agent:
             await self._finish()
 
     async def _finish(self) -> None:
-        """Store what waits and close the connection, within a bound. A failure is logged."""
+        """Store what waits and close the connection, once, within a bound. A failure is logged."""
+        if self._is_finished:
+            return
+        self._is_finished = True
         try:
             await self._saver.finish()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_SECONDS_MAX):
@@ -227,22 +250,47 @@ class Agent:
             self._errors.report("stopping", error)
 
     async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None], passed: Sequence[int]) -> None:
+        """Serve until a signal comes, or until the state was lent and is back."""
         # A socket that cannot be made at the start ends the agent (SocketUnusable).
         socket = Serving(self.config.socket, routes.handler(self), self.contact.conditions, passed)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
             "socket": socket.run,
-            "clock": self.heartbeat.keep_clock,
-            "wake channel": partial(self._channel.keep, lambda: self.licence.revoked),
             "report": self._keep_reported,
             "grants": partial(self._grants.keep, self.snapshot, self.changes),
+        }
+        self.changes.observe(self.snapshot())
+        await self._grants.write(grants_of(self.snapshot()))
+
+        async def work(nursery: trio.Nursery) -> None:
+            await self._work(ready)
+            await self._finish()
+            await self._lending.hand_out()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for where, loop in loops.items():
+                nursery.start_soon(supervised, where, loop, self._errors)
+            # Systemd waits for the sign of life, so the pause is short.
+            watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
+            nursery.start_soon(watched, "watchdog", notify.keep_watched, self._errors)
+            nursery.start_soon(work, nursery)
+            nursery.start_soon(self._until_deactivated, nursery.cancel_scope)
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+        if self._ended.is_set():
+            raise NotActivated("cannot go on: this machine was deactivated")
+
+    async def _work(self, ready: Callable[[], None]) -> None:
+        """Run the loops that use the state, the TPM and the cloud, until a command asks for the state."""
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
+            "clock": self.heartbeat.keep_clock,
+            "wake channel": partial(self._channel.keep, lambda: self.licence.revoked),
             "trust": self._keep_trust,
             "storing": self._saver.run,
             "generation id": partial(generation_id.keep_informed, self._prove_again),
             "floors": self._saver.floors.run,
             "recovery": self._continue_recovery,
         }
-        self.changes.observe(self.snapshot())
-        await self._grants.write(grants_of(self.snapshot()))
         async with trio.open_nursery() as nursery:
             # Its TpmError ends the agent on purpose.
             nursery.start_soon(
@@ -250,16 +298,10 @@ class Agent:
             )
             for where, loop in loops.items():
                 nursery.start_soon(supervised, where, loop, self._errors)
-            # Systemd waits for the sign of life, so the pause is short.
-            watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
-            nursery.start_soon(watched, "watchdog", notify.keep_watched, self._errors)
-            nursery.start_soon(self._until_deactivated, nursery.cancel_scope)
             notify.ready(self._headline())
             ready()
-            await anext(signals)
+            await self._lending.asked()
             nursery.cancel_scope.cancel()
-        if self._ended.is_set():
-            raise NotActivated("cannot go on: this machine was deactivated")
 
     async def _until_deactivated(self, scope: trio.CancelScope) -> None:
         await self._ended.wait()

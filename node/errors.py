@@ -87,8 +87,8 @@ class StateBusy(StateError):
     exit = Exit.TRY_AGAIN
     code = "state_busy"
     next = (
-        "If the agent runs, ask it instead (`cascadia status`). To activate again, stop the agent first, and start it "
-        "afterwards."
+        "Another command or another agent uses the state. Wait until it has ended, or look for it with "
+        "`fuser -v DIRECTORY/lock`."
     )
 
     def __init__(self, path: Path) -> None:

@@ -20,7 +20,8 @@ from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.raising import TPM_SECONDS_MAX
 from node.link import api
-from node.supervision import UnexpectedErrors, run_once
+from node.supervision import UnexpectedErrors, run_once, supervised
+from node.system import notify
 from node.waits import Waits
 
 log = logging.getLogger("cascadia.agent")
@@ -136,6 +137,8 @@ class Settling:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(settle)
+            # READY may have been reported before.
+            nursery.start_soon(supervised, "watchdog", notify.keep_watched, self._errors)
             await anext(signals)
             nursery.cancel_scope.cancel()
         if not isinstance(outcome, Exception):

@@ -30,6 +30,7 @@ from node.errors import NodeError, StateBusy, StateDamaged, StateError, StateUns
 from node.exchanges.continuing import continue_recovery, waiting_recovery
 from node.exits import Exit
 from node.hwbind.tpm import Tpm
+from node.lending import Lending
 from node.licensing.verdict import Snapshot, Verdict
 from node.licensing.waiting import waiting_snapshot
 from node.local import routes
@@ -69,6 +70,8 @@ class Starting:
         self._fault: NodeError = DiskSilent(DISK_SECONDS_MAX)
         self._waits: ApprovalWait | None = None
         self.changes = Changes(secrets.token_hex(8))
+        self.lending: Lending | None = None
+        """Set once this agent has the lock of the state."""
 
     @property
     def fault(self) -> NodeError:
@@ -140,16 +143,31 @@ class Starting:
     def end_deactivated(self) -> None:
         """Nothing to end: a machine whose state cannot be read is not deactivated."""
 
+    async def lend(self) -> None:
+        """Lend the state to a command of root, which may mend it. Raises the fault, StateLent, DiskSilent."""
+        if self.lending is None:
+            raise self._fault
+        await self.lending.lend()
+
 
 class _Start:
-    """One start. `held` keeps the lock of the state directory until the agent ends."""
+    """One start. `held` keeps the lock of the state directory until the agent ends, or lends it."""
 
-    def __init__(self, config: Config, tpm: Tpm, clock: Clock, held: ExitStack, passed: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        tpm: Tpm,
+        clock: Clock,
+        held: ExitStack,
+        passed: Sequence[int] = (),
+        lending: Lending | None = None,
+    ) -> None:
         self._config = config
         self._tpm = tpm
         self._clock = clock
         self._held = held
         self._passed = passed
+        self._lending = lending or Lending(config.state_dir, held.close)
         self._owned = False
         self._state = State(config.state_dir)
         self._starting = Starting(config, self._state, clock)
@@ -162,20 +180,29 @@ class _Start:
         return self._state.conditions
 
     async def load(self, retry_seconds: float, silent_seconds: float, *, late: Callable[[], None]) -> Agent | None:
-        """Read the state until it succeeds. None if a signal came first.
+        """Read the state until it succeeds. None if a signal came first, or if the state was lent meanwhile.
 
         `late` is called once the state has to be waited for. Raises NotActivated, StateBusy, StateNewer, and StateUnsafe
         of the state directory itself.
         """
         outcome: Agent | NodeError | None = None
         async with trio.open_nursery() as nursery:
+            reading = trio.CancelScope()
 
             async def read() -> None:
                 nonlocal outcome
-                outcome = await self._read_until_it_succeeds(retry_seconds)
+                with reading:
+                    outcome = await self._read_until_it_succeeds(retry_seconds)
+                    nursery.cancel_scope.cancel()
+
+            async def lend() -> None:
+                await self._lending.asked()
+                reading.cancel()
+                await self._lending.hand_out()
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(read)
+            nursery.start_soon(lend)
             with trio.move_on_after(silent_seconds) as silent:
                 await self._tried.wait()
             if silent.cancelled_caught:
@@ -263,6 +290,7 @@ class _Start:
                 raise NotActivated("cannot find an identity: this machine is not activated")
             self._held.enter_context(self._state.owned())
             self._owned = True
+            self._starting.lending = self._lending
         return Agent.load(self._config, self._state, self._tpm, self._clock)
 
     async def _answer(self) -> None:
@@ -286,7 +314,7 @@ async def run(
     silent_seconds: float = DISK_SECONDS_MAX,
     passed: Sequence[int] = (),
 ) -> None:
-    """Run the agent until SIGTERM or SIGINT.
+    """Run the agent until SIGTERM or SIGINT. After a command has borrowed the state, it starts again.
 
     Args:
         config: the settings.
@@ -302,21 +330,26 @@ async def run(
     machine; StateBusy if another process owns the state; StateNewer if a newer version of Cascadia wrote it;
     StateUnsafe if the state directory itself is a link, is shared or belongs to another user; and as `Agent.run`.
     """
-    with ExitStack() as held:
-        waited = False
+    announced = False
 
-        def late() -> None:
-            nonlocal waited
-            waited = True
-            waiting()
+    def late() -> None:
+        nonlocal announced
+        announced = True
+        waiting()
 
-        start = _Start(config, tpm, clock, held, passed)
-        try:
-            agent = await start.load(retry_seconds, silent_seconds, late=late)
-        except NotActivated:
-            await Grants(config.socket.parent / DIRECTORY, start.conditions).write({})
-            raise
-        if agent is not None:
-            await agent.run(ready, announced=waited, passed=passed)
-        else:
-            notify.stopping()
+    while True:
+        with ExitStack() as held:
+            lending = Lending(config.state_dir, held.close)
+            start = _Start(config, tpm, clock, held, passed, lending)
+            try:
+                agent = await start.load(retry_seconds, silent_seconds, late=late)
+            except NotActivated:
+                await Grants(config.socket.parent / DIRECTORY, start.conditions).write({})
+                raise
+            if agent is not None:
+                await agent.run(ready, announced=announced, passed=passed, lending=lending)
+            elif not lending.has_returned:
+                notify.stopping()
+        if not lending.has_returned:
+            return
+        announced = True

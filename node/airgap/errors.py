@@ -74,7 +74,7 @@ class AgentInTheWay(NodeError):
 
     exit = Exit.TRY_AGAIN
     code = "airgap_agent_running"
-    next = "Stop the agent (`systemctl stop cascadia`), run the same command again, and start the agent."
+    next = "Run `cascadia license import FILE` as root; the command borrows the state."
 
 
 class NoChip(NodeError):

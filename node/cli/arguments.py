@@ -170,8 +170,8 @@ _TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
         (
             "Proves to the cloud with the TPM which machine this is, and fetches its identity and licence. Without a TPM it "
             "needs --software. If the command is interrupted, repeat it with the same file; it then continues. If an "
-            "operator must approve the activation, the command waits and shows the id to approve. The agent must not be "
-            "running."
+            "operator must approve the activation, the command waits and shows the id to approve. A running agent lends "
+            "its state and takes it back by itself."
         ),
         _activation_arguments,
     ),
@@ -201,8 +201,7 @@ _TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
         (
             "Makes a request that is carried to the operators of the cloud, who answer it with `cascade airgap answer`. "
             "The machine has one outstanding request: the command shows the same one until its answer is imported or 14 "
-            "days have passed. With --file it asks for an activation; the agent must then be stopped. Without --out the "
-            "request is printed."
+            "days have passed. With --file it asks for an activation. Without --out the request is printed."
         ),
         _request_arguments,
     ),
@@ -230,8 +229,8 @@ _TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
         (
             "Says what is left of this machine's node and what it needs, and does it: nothing, a renewal, or a recovery. "
             "A recovery needs a recovery code or an operator's approval. It never undoes a revocation. The last line is "
-            "one sentence for the phone. If the command is interrupted, repeat it; it then continues. The agent must not "
-            "be running for a recovery."
+            "one sentence for the phone. If the command is interrupted, repeat it; it then continues. A running agent "
+            "lends its state and takes it back by itself."
         ),
         _recovery_arguments,
     ),

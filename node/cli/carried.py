@@ -1,7 +1,8 @@
 """Commands: `cascadia request` and `cascadia license import`, and their files: JSON, printable text, or a QR code.
 
-A running agent does the work, because it owns the state. An activation needs a stopped agent. A request can have an activation code, so its file has the mode 0600. The QR code needs the library `segno`, which a node
-may lack; the text needs nothing.
+A running agent does the work, because it owns the state. For an activation it lends the state to the command. A request
+can have an activation code, so its file has the mode 0600. The QR code needs the library `segno`, which a node may lack;
+the text needs nothing.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import IO, Any, Literal
 import msgspec
 
 from node.airgap.answers import Imports
-from node.airgap.errors import AirgapRefused
+from node.airgap.errors import AgentInTheWay, AirgapRefused
 from node.airgap.requests import TASK, activation_request, recovery_request, refresh_request
 from node.airgap.store import StoredRequest
 from node.cli.recover import check_node, read_code
@@ -250,7 +251,9 @@ async def import_answer(config: Config, args: argparse.Namespace, with_state: Wi
     try:
         reply = await client.request(config.socket, "POST", PATH_IMPORT, seconds_max=COMMAND_SECONDS_MAX, body=data)
         document = client.expect(reply, {200}, LicenseDocument)
-    except client.AgentAbsent:
+    except (client.AgentAbsent, client.AgentRefused) as error:
+        if isinstance(error, client.AgentRefused) and error.code != AgentInTheWay.code:
+            raise
 
         async def work(state: State, tpm: Tpm) -> LicenseDocument:
             hardware = HardwareCheck(tpm, BootRecord(config.socket.parent), state.conditions)

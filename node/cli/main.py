@@ -42,10 +42,12 @@ async def _with_state(
         config: the settings.
         work: the work to do.
         creates: the state directory may be missing, and is then made.
-        owns: hold the lock of the state directory meanwhile; work that only reads needs no lock.
+        owns: hold the lock of the state directory meanwhile. A running agent lends the state. Work that only reads needs no
+            lock.
 
     Raises NotActivated if the directory is missing; NotPermitted, StateError, TctiRefused, and the errors of `work`.
     """
+    from node.cli.borrowing import owned
     from node.cli.user import check_permitted
     from node.disk.files import exists
     from node.state import NotActivated, State
@@ -56,7 +58,7 @@ async def _with_state(
             # A command that only asks must not make the directory: it would belong to the user who asked.
             raise NotActivated("cannot find an identity: this machine is not activated")
         state = State(config.state_dir)
-        with state.owned() if owns else nullcontext():
+        async with owned(config, state) if owns else nullcontext():
             return await work(state, tpm)
 
 

@@ -5,14 +5,14 @@ line is one sentence that can be read out on the phone. A recovery code comes fr
 from an argument, which every user of the machine can read.
 
 While the agent runs, it owns the state: the command asks it for a renewal. A recovery replaces the identity, as an
-activation does, so the agent must be stopped for it.
+activation does, so the agent lends the state for it (`node.cli.borrowing`).
 """
 
 import argparse
 import getpass
 import sys
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from node.cli import recovery_document as documents
+from node.cli.borrowing import owned
 from node.cli.recovery_document import RecoverDocument
 from node.cli.show import emit, print_document
 from node.cli.user import become_agent_user, check_permitted
@@ -46,8 +47,6 @@ from protocol.ids import IdError, parse_id
 CODE_BYTES_MAX = 1024
 PROMPTS_MAX = 3
 """How often a mistyped code is asked for again."""
-
-_STOP = "Run `systemctl stop cascadia`, then `cascadia recover`, then `systemctl start cascadia`."
 
 Opened = Callable[[Config], AbstractAsyncContextManager[Tpm]]
 Ask = Callable[[], str]
@@ -171,9 +170,9 @@ class _Person:
 async def _without_agent(config: Config, tpm: Tpm, asked: Asked, node: str, person: _Person) -> RecoverDocument:
     """Find out, and do the right thing. The state directory is made only for a recovery."""
     state = State(config.state_dir)
-    with ExitStack() as held:
+    async with AsyncExitStack() as held:
         if exists(config.state_dir):
-            held.enter_context(state.owned())
+            await held.enter_async_context(owned(config, state))
         person.say("looking at the state directory and the TPM")
         looked = await look(state, tpm, BootRecord(config.socket.parent), utc_now, node)
         if looked.trust_damaged and await mend_trust(state, asked.source, person.say):
@@ -195,7 +194,7 @@ async def _without_agent(config: Config, tpm: Tpm, asked: Asked, node: str, pers
                 licence = await renew(state, tpm, looked, utc_now)
             else:
                 if not exists(config.state_dir):
-                    held.enter_context(state.owned())
+                    await held.enter_async_context(owned(config, state))
                 licence = await recover(state, tpm, looked.found, way, utc_now, person.say, asked)
         except ApprovalPending as error:
             if error.waits.recovery is msgspec.UNSET:
@@ -215,7 +214,10 @@ def _failed(looked: Look, way: Plan, error: NodeError | TpmError) -> RecoverDocu
 
 
 async def _with_agent(config: Config, *, has_code: bool) -> RecoverDocument | None:
-    """What a running agent says and does; None without an agent. Raises AgentUnusable, AgentRefused."""
+    """What a running agent says and does. None without an agent, and for a recovery, for which the agent lends its state.
+
+    Raises AgentUnusable, AgentRefused.
+    """
     try:
         status = expect(await request(config.socket, "GET", "/v1/status"), {200}, StatusDocument)
     except AgentAbsent:
@@ -231,10 +233,8 @@ async def _with_agent(config: Config, *, has_code: bool) -> RecoverDocument | No
         undo = "that" if way == "superseded" else "a revocation"
         sentence = f"Node {licence['node']} {text}, and a recovery does not undo {undo}."
         return _of_agent(way, Exit.REVOKED, way, sentence, licence["next"], licence)
-    owns = f"The agent owns node {licence['node']}" if licence["node"] else "The agent owns the state of this machine"
     if state == "hardware-mismatch" or (state == "recovery-pending" and has_code) or not licence["node"]:
-        sentence = f"{owns}: stop the agent, and run `cascadia recover` again."
-        return _of_agent("agent_running", Exit.TRY_AGAIN, "recovery", sentence, _STOP, licence)
+        return None
     outcome, way = "not_needed", "nothing"
     if state != "active" or licence["flags"]:
         try:

@@ -71,7 +71,7 @@ class RecoverDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         outcome: stable code: `not_needed`, `renewed`, `recovered`, `recovered_on_grace`, `recovery_pending`, `revoked`,
-            `superseded`, `agent_running`, or the code of the error.
+            `superseded`, or the code of the error.
         exit_code: the exit code of the command.
         sentence: the outcome in one sentence, which can be read out on the phone.
         next: the next step; may be empty.

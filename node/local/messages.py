@@ -7,6 +7,8 @@ import msgspec
 PATH_IMPORT = "/v1/license/import"
 """The one path whose request has a body that is read. Its callers are privileged."""
 
+PATH_LEND = "/v1/state/lend"
+
 
 class Request(msgspec.Struct, frozen=True):
     """A request as the routes see it. `privileged`: the caller is root or the agent's own user.

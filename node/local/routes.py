@@ -26,7 +26,7 @@ from node.local.documents import (
     entitlement_document,
     license_document,
 )
-from node.local.messages import PATH_IMPORT, Answer, Handler, LocalProblem, Request, problem
+from node.local.messages import PATH_IMPORT, PATH_LEND, Answer, Handler, LocalProblem, Request, problem
 from protocol.limits import ENTITLEMENT_NAME_CHARS_MAX
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ class Licensed(Protocol):
 
     def end_deactivated(self) -> None:
         """End the agent after `deactivate`."""
+
+    async def lend(self) -> None:
+        """Lend the state directory to a command. Raises NodeError."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -221,6 +224,16 @@ async def deactivate_without_the_cloud(agent: Licensed, _: Asked) -> Answer:
     return await _deactivate(agent, forget=True)
 
 
+async def lend_state(agent: Licensed, _: Asked) -> Answer:
+    """Lend the state directory to the command that asks.
+
+    For `cascadia activate` and `cascadia recover`, which take its lock at once. The agent reads the state again when the
+    lock is free. Meanwhile it answers from its memory. A failure is answered 503 with the code of its cause.
+    """
+    await agent.lend()
+    return Answer(200, license_document(agent.snapshot()))
+
+
 ROUTES = (
     Route("GET", "/v1/license", show_license, {200: LicenseDocument}),
     Route(
@@ -260,6 +273,7 @@ ROUTES = (
         refuses=(PERMISSION_DENIED,),
         is_command=True,
     ),
+    Route("POST", PATH_LEND, lend_state, {200: LicenseDocument}, refuses=(PERMISSION_DENIED,), is_command=True),
     Route(
         "POST",
         PATH_IMPORT,

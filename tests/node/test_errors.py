@@ -74,7 +74,7 @@ def test_the_next_step_is_the_errors_or_its_exit_codes() -> None:
     assert Odd("cannot").next == Exit.REFUSED.next
     assert Odd("cannot", next_step="Do this.").next == "Do this."
     assert str(PATH.parent) in DiskFull(PATH).next
-    assert "stop the agent first, and start it afterwards" in StateBusy(PATH).next
+    assert "Wait until it has ended" in StateBusy(PATH).next
 
 
 def test_an_error_of_another_tree_in_this_form() -> None:

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from node import startup
+from node.cli.borrowing import owned
 from node.config import Config
 from node.disk import calls
 from node.disk.lock import StateLock
@@ -255,3 +256,75 @@ async def test_a_valid_lease_on_a_read_only_disk_serves(
         assert (licence["state"], licence["gate"]) == ("active", "open")
         with pytest.raises(StateBusy):
             StateLock(config.state_dir).acquire()
+
+
+@asynccontextmanager
+async def borrowed(config: Config, state: State) -> AsyncIterator[None]:
+    """Borrow the state, until the agent has seen that it is taken."""
+    looks = 0
+
+    def count(call: str, path: str) -> None:
+        nonlocal looks
+        looks += call == "flock" and path.endswith("state")
+
+    async with owned(config, state):
+        yield
+        with calls.hooked(count):
+            await until("the agent to look for the lock", lambda: looks >= 2)
+
+
+async def test_an_active_agent_lends_its_state_and_licensed_software_does_not_notice(
+    config: Config, state: State, tpm: Tpm, fabric: Fabric
+) -> None:
+    async with started(config, tpm) as ask:
+        await until_active(ask)
+        with pytest.raises(StateBusy):
+            StateLock(config.state_dir).acquire()
+        async with borrowed(config, state):
+            asked = len(fabric.requests)
+            assert (await ask("license"))["gate"] == "open"
+            renewal = await request(config.socket, "POST", "/v1/renew")
+            assert (renewal.status, renewal.document["code"]) == (503, "state_lent")
+            other = await request(config.socket, "POST", "/v1/state/lend")
+            assert (other.status, other.document["code"]) == (503, "state_lent")
+            assert len(fabric.requests) == asked
+        await until("another session", lambda: len(fabric.requests) > asked)
+        await until_active(ask)
+
+
+async def test_a_revoked_agent_lends_its_state_and_runs_on_what_the_command_has_stored(
+    config: Config, state: State, tpm: Tpm, fabric: Fabric
+) -> None:
+    async with started(config, tpm) as ask:
+        await until_active(ask)
+        fabric.revoke()
+
+        async def revoked() -> bool:
+            return (await ask("license") or {}).get("state") == "revoked"
+
+        await until("the revocation", revoked)
+        async with borrowed(config, state):
+            assert (await ask("license"))["gate"] == "closed"
+        await until("the revoked agent to answer again", revoked)
+        assert (await ask("status"))["agent_running"]
+
+
+async def test_an_agent_that_cannot_read_its_state_lends_it_to_the_command_that_mends_it(
+    config: Config, state: State, tpm: Tpm
+) -> None:
+    (config.state_dir / "trust/current.json").chmod(0o666)
+    async with started(config, tpm) as ask:
+        await until("the agent answers", lambda: ask("license"))
+        async with borrowed(config, state):
+            assert (await ask("license"))["gate"] == "closed"
+            (config.state_dir / "trust/current.json").chmod(0o600)
+        await until_active(ask)
+
+
+async def test_a_signal_ends_an_agent_whose_state_is_lent(config: Config, state: State, tpm: Tpm) -> None:
+    async with started(config, tpm) as ask:
+        await until_active(ask)
+        await request(config.socket, "POST", "/v1/state/lend")
+        await until("the agent answers", lambda: ask("license"))
+    with StateLock(config.state_dir):
+        pass

@@ -74,6 +74,9 @@ class SimulatedAgent:
         await self.renew(rekey=False)
         return _NEW_REQUEST if new else _REQUEST
 
+    async def lend(self) -> None:
+        await self.renew(rekey=False)
+
     async def import_answer(self, data: bytes) -> None:
         if not data:
             raise AirgapRefused("cannot import the answer: the file is empty")

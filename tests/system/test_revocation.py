@@ -287,6 +287,7 @@ def test_a_release_frees_the_seat_at_once_and_a_new_chip_takes_it(
 def test_only_a_readmission_code_readmits_a_revoked_node(
     cloud: Cloud, chips: tuple[SoftTpm, SoftTpm], tmp_path: Path
 ) -> None:
+    """The agent runs all the time, and lends its state to each `cascadia activate`."""
     machine, other = new_machine(tmp_path, chips[0], "revoked"), new_machine(tmp_path, chips[1], "other")
     with ended(machine, other):
         tenant = cloud.tenant(chips[0], "readmitted")
@@ -307,16 +308,18 @@ def test_only_a_readmission_code_readmits_a_revoked_node(
         refused = cloud.run(*early, expect=77)
         assert refusal(refused) == "conflict"
         assert "active, not revoked" in refused["error"]["text"]
+        agent = machine.up()
         cloud.run("node", "revoke", node)
+        machine.wait_state("revoked")
         assert refusal(machine.run("activate", old, expect=77)) == "node_revoked"
         assert refusal(machine.run("activate", str(cloud.code(tenant)), expect=77)) == "node_revoked"
         readmit = str(cloud.code(tenant, "--readmit", node))
         assert refusal(other.run("activate", readmit, expect=77)) == "code_refused"
         again = machine.run("activate", readmit)
         assert (again["node"], again["generation"]) == (node, activated["generation"] + 1)
-        machine.up()
         machine.wait_state("active")
         assert machine.granted()
+        assert agent.running
         detail = cloud.run("node", "show", node)
         assert detail["node"]["standing"] == "active"
         assert {g["number"]: g["state"] for g in detail["generations"]} == {1: "closed", 2: "confirmed"}

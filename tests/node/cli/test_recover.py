@@ -209,9 +209,6 @@ AGENTS: list[tuple[Agent, bool, str, int, int]] = [
     (Agent("refresh-due"), False, "renewed", 0, 2),
     (Agent("active", flags=["state-damaged"]), False, "renewed", 0, 2),
     (Agent("stale", NO_ANSWER, gate="closed", exit_code=85), False, "cloud_unreachable", 69, 2),
-    (Agent("hardware-mismatch", **OTHER), False, "agent_running", 75, 1),
-    (Agent("stale", gate="closed", exit_code=85, node=""), False, "agent_running", 75, 1),
-    (Agent("recovery-pending"), True, "agent_running", 75, 1),
     (Agent("recovery-pending"), False, "renewed", 0, 2),
     (Agent("revoked", gate="closed", exit_code=81), False, "revoked", 81, 1),
     (Agent("revoked", gate="closed", exit_code=81, flags=["superseded"]), False, "superseded", 81, 1),
@@ -225,7 +222,21 @@ def test_a_running_agent_owns_the_state(
     agent.asked.clear()
     document = with_agent(agent, monkeypatch, has_code=has_code)
     assert (document.outcome, document.exit_code, len(agent.asked)) == (outcome, exit_code, requests)
-    assert "stop cascadia" in document.next or outcome != "agent_running"
+
+
+@pytest.mark.parametrize(
+    ("agent", "has_code"),
+    [
+        (Agent("hardware-mismatch", **OTHER), False),
+        (Agent("stale", gate="closed", exit_code=85, node=""), False),
+        (Agent("recovery-pending"), True),
+    ],
+)
+def test_for_a_recovery_the_command_borrows_the_state(
+    agent: Agent, has_code: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recover, "request", agent.request)
+    assert trio.run(partial(recover._with_agent, Config(), has_code=has_code)) is None
 
 
 def test_an_agent_that_waits_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ ELSEWHERE: dict[str, tuple[set[str], str]] = {
     "node/hwbind/link.py": ({"os.open", "os.close", "os.read", "os.write", "DeviceLink.open"}, "the TPM's device"),
     "node/link/transport.py": ({"os.memfd_create", "os.fdopen", "os.close"}, "a session key in memory, for `ssl`"),
     "node/local/place.py": (set(), "the socket and its directory in /run"),
+    "node/gating/gate.py": (set(), "the file of a grant in /run, in the process of the gate"),
     "node/local/grants.py": (set(), "the files of the grants in /run"),
     "node/cli/user.py": (set(), "whether this user may use the state directory, which is then opened through the port"),
     "node/hwbind/dmi.py": (set(), "serial numbers of the board, in /sys and in credentials"),

@@ -299,8 +299,8 @@ async def test_a_refusal_changes_nothing(emptied: Site, fabric: Fabric) -> None:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """The files of a state directory but the lock, which is empty."""
-    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "lock")
+    """The files of a state directory but the lock, which is empty, and the version, which each owner writes."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name not in ("lock", "version"))
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
