@@ -1,5 +1,6 @@
 """Values: the settings of the agent. A command-line option overrides the environment (`CASCADIA_*`), which overrides
-`cascadia.toml`, which overrides the built-in value.
+the files, which override the built-in value. The files are `cascadia.toml` and, in the order of their names, the
+drop-ins `conf.d/*.toml` beside it. A file that is named on the command line or in the environment has no drop-ins.
 
 An unknown key in the file is refused, and so is an unknown variable `CASCADIA_*`, because a mistyped name would leave
 the default in force without a message. An empty variable counts as not set. Every other empty value is refused.
@@ -10,12 +11,13 @@ A TPM connection other than the kernel's resource manager needs `mode = "develop
 """
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -27,12 +29,17 @@ BUILT_AT = datetime(2026, 11, 30, tzinfo=UTC)
 """A time shortly before the build of this version. No machine that runs this version is earlier. `tools.changelog
 collect` writes the day before the release here."""
 CONFIG_FILE = Path("/etc/cascadia/cascadia.toml")
+DROP_INS = "conf.d"
+"""The directory of the drop-ins, beside the default settings file."""
+DROP_INS_MAX = 64
 CONFIG_BYTES_MAX = 64 * 1024
-"""A file with every setting and its comments has 2 kB."""
+"""A file with every setting and its comments has 3 kB."""
 ENVIRONMENT_PREFIX = "CASCADIA_"
 
 HEARTBEAT_SECONDS_MIN = 2
 HEARTBEAT_SECONDS_MAX = 3600
+BOUNDS = {"heartbeat_seconds": (HEARTBEAT_SECONDS_MIN, HEARTBEAT_SECONDS_MAX), "settle_seconds": (1, 120)}
+"""The least and the largest value of each number."""
 CREDENTIALS = ("tpm_owner_auth", "tpm_endorsement_auth")
 """Settings that name a file with a secret. The secret itself is no setting."""
 PATH_BYTES_MAX = 4095
@@ -48,6 +55,7 @@ class ConfigError(NodeError):
 
     exit = Exit.USAGE
     code = "config_invalid"
+    next = "Correct it. `cascadia config check` shows the settings and where each of them is from."
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,18 +86,38 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identity: Literal["tpm", "software"] = "tpm"
 
     def __post_init__(self) -> None:
-        if not HEARTBEAT_SECONDS_MIN <= self.heartbeat_seconds <= HEARTBEAT_SECONDS_MAX:
-            raise ValueError(f"heartbeat_seconds is between {HEARTBEAT_SECONDS_MIN} and {HEARTBEAT_SECONDS_MAX}")
-        if not 1 <= self.settle_seconds <= 120:
-            raise ValueError("settle_seconds is between 1 and 120")
+        for name, (least, largest) in BOUNDS.items():
+            if not least <= getattr(self, name) <= largest:
+                raise ValueError(f"{getattr(self, name)} is out of bounds")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The settings in force. `sources`: name of a setting -> where its value is from."""
+
+    config: Config
+    sources: dict[str, str]
 
 
 _KINDS = get_type_hints(Config)
 """Setting -> its type."""
+BUILT_IN = "built-in value"
 
 
-def _read_file(path: Path, required: bool) -> bytes:
-    """The bytes of a settings file. A missing file that is not required is empty. Raises ConfigError."""
+def allowed(name: str) -> str:
+    """What a setting may be, for the text of an error."""
+    kind = _KINDS[name]
+    if kind is int:
+        return "a whole number between {} and {}".format(*BOUNDS[name])
+    if kind in (Path, Path | None):
+        return "a path in quotes"
+    return " or ".join(f'"{value}"' for value in get_args(kind)) or "a text in quotes, of printable ASCII characters"
+
+
+def _read_file(path: Path, required: bool, *, others: bool = False) -> bytes:
+    """The bytes of a settings file. A missing file that is not required is empty. Raises ConfigError.
+
+    With `others` a file that this user may not read is empty too.
+    """
     try:
         # Without O_NONBLOCK the open of a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -105,6 +133,8 @@ def _read_file(path: Path, required: bool) -> bytes:
             raise ConfigError(f"cannot read the settings: {path} does not exist") from None
         return b""
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if others and isinstance(error, PermissionError):
+            return b""
         raise ConfigError(f"cannot read the settings in {path}: {getattr(error, 'strerror', error)}") from error
     if len(data) > CONFIG_BYTES_MAX:
         raise ConfigError(f"cannot read the settings in {path}: it is larger than {CONFIG_BYTES_MAX} bytes")
@@ -113,14 +143,66 @@ def _read_file(path: Path, required: bool) -> bytes:
 
 def parse_file(data: bytes, path: Path) -> dict[str, Any]:
     """The checked settings in the bytes of a settings file. `path` is for the text of an error. Raises ConfigError."""
+    return {name: value for name, (value, _) in _parsed(data, path).items()}
+
+
+def _parsed(data: bytes, path: Path) -> dict[str, tuple[Any, str]]:
+    """Setting -> its checked value, and its place. Raises ConfigError."""
+    text = ""
     try:
-        table = tomllib.loads(data.decode())
+        text = data.decode()
+        table = tomllib.loads(text)
     except RecursionError as error:
         raise ConfigError(f"cannot read the settings in {path}: its values are nested too deeply") from error
-    except ValueError as error:  # TOMLDecodeError, or text that is not UTF-8
-        raise ConfigError(f"cannot read the settings in {path}: {error}") from error
-    _refuse_unknown(table, _KINDS, f"the settings in {path}: there is no setting")
-    return {name: _converted(name, value, f"`{name}` in {path}") for name, value in table.items()}
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"cannot read the settings in {path}, line {line}: it is not UTF-8 text") from error
+    except ValueError as error:  # TOMLDecodeError, which names the line
+        end = f"at end of document, line {len(text.splitlines())}"
+        fault = str(error).replace("at end of document", end)
+        raise ConfigError(f"cannot read the settings in {path}: {fault}") from error
+    places = {name: f"{path}{_line(text, name)}" for name in table}
+    for name in table:
+        _refuse_unknown([name], _KINDS, f"the settings in {places[name]}: there is no setting")
+    return {
+        name: (_converted(name, value, f"`{name}` in {places[name]}"), places[name]) for name, value in table.items()
+    }
+
+
+def _line(text: str, name: str) -> str:
+    """The line of a key or table of the top level, as ", line N". Empty if the name is written in another way.
+
+    The file is TOML, so the name is there once, unless a text of several lines has it.
+    """
+    key = re.escape(name)
+    found = re.search(rf"""^[ \t]*\[*[ \t]*(?:{key}|"{key}"|'{key}')[ \t]*[=.\]]""", text, re.MULTILINE)
+    return "" if found is None else f", line {text.count(chr(10), 0, found.start()) + 1}"
+
+
+def _files(named: str | None, default: Path, *, others: bool) -> dict[str, tuple[Any, str]]:
+    """Setting -> value and place, of the settings file and the drop-ins. Raises ConfigError."""
+    if named:
+        return _parsed(_read_file(Path(named), required=True), Path(named))
+    values = _parsed(_read_file(default, required=False, others=others), default)
+    for path in _drop_ins(default.parent / DROP_INS, others=others):
+        values |= _parsed(_read_file(path, required=False, others=others), path)
+    return values
+
+
+def _drop_ins(directory: Path, *, others: bool) -> list[Path]:
+    """The drop-ins in the order of their names. Raises ConfigError."""
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        if others and isinstance(error, PermissionError):
+            return []
+        raise ConfigError(f"cannot read the settings in {directory}: {error.strerror}") from error
+    names = [name for name in names if name.endswith(".toml") and not name.startswith(".")]
+    if len(names) > DROP_INS_MAX:
+        raise ConfigError(f"cannot read the settings in {directory}: it has more than {DROP_INS_MAX} files `*.toml`")
+    return [directory / name for name in names]
 
 
 def _refuse_unknown(names: Iterable[str], known: Iterable[str], text: str) -> None:
@@ -147,7 +229,7 @@ def _converted(name: str, value: Any, source: str) -> Any:
         # The bounds of numbers are those of the structure itself.
         Config(**{name: checked})
     except ValueError as error:  # msgspec.ValidationError as well
-        raise ConfigError(f"cannot use {source}: {error}") from error
+        raise ConfigError(f"cannot use {source}: {error}; allowed is {allowed(name)}") from error
     return checked
 
 
@@ -207,14 +289,27 @@ def _credentials(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def load_config(options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Config:
-    """The settings in force.
+    """The settings in force. Arguments and errors are those of `load_settings`."""
+    return load_settings(options, environment).config
+
+
+def load_settings(
+    options: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    *,
+    default: Path = CONFIG_FILE,
+    others: bool = False,
+) -> Settings:
+    """The settings in force, with their sources.
 
     Args:
         options: values of the command line by setting; None means "not given". `config` names the settings file.
         environment: the environment's variables; by default those of the process.
+        default: the settings file that counts if no other file is named. It may be missing. It has drop-ins.
+        others: without an error, leave out the default file and its drop-ins if this user may not read them.
 
-    A credential that systemd provides is the default of its setting. A settings file that is named must exist. The
-    default file may be missing. Raises ConfigError.
+    A credential that systemd provides is the default of its setting. A settings file that is named must exist. Raises
+    ConfigError.
     """
     environment = os.environ if environment is None else environment
     given = {name: value for name, value in options.items() if value is not None}
@@ -223,9 +318,12 @@ def load_config(options: Mapping[str, Any], environment: Mapping[str, str] | Non
     # The environment is checked first, so that a mistyped variable is reported before a missing file.
     variables = _from_environment(environment)
     named = given.get("config") or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
-    path = Path(named) if named else CONFIG_FILE
-    values = parse_file(_read_file(path, required=bool(named)), path) | variables
+    found: dict[str, tuple[Any, str]] = {name: (value, str(value)) for name, value in _credentials(environment).items()}
+    found |= _files(named, default, others=others)
+    found |= {name: (value, ENVIRONMENT_PREFIX + name.upper()) for name, value in variables.items()}
     for name in _KINDS:
         if name in given:
-            values[name] = _converted(name, given[name], "--" + name.replace("_", "-"))
-    return Config(**(_credentials(environment) | values))
+            option = "--" + name.replace("_", "-")
+            found[name] = (_converted(name, given[name], option), option)
+    config = Config(**{name: value for name, (value, _) in found.items()})
+    return Settings(config, {name: found[name][1] if name in found else BUILT_IN for name in _KINDS})

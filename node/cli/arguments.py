@@ -101,6 +101,10 @@ def _entitlement_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("name", metavar="NAME", help="the entitlement's name")
 
 
+def _config_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("action", choices=["check"], help="check: show each setting, its value and its source")
+
+
 def _identity_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("action", choices=["ek"], help="ek: show the endorsement keys and their certificates")
 
@@ -214,6 +218,14 @@ _TEXTS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
         "print the API document of the socket",
         "Prints an OpenAPI 3.1 document, made from the installed code. It asks no agent.",
         _no_arguments,
+    ),
+    "config": (
+        "check the settings",
+        (
+            "Shows the settings in force, and the file and line, variable or option that each of them is from. Settings that "
+            "the agent would refuse end it with exit code 2, as they end the agent."
+        ),
+        _config_arguments,
     ),
     "identity": (
         "show the endorsement keys of the TPM",

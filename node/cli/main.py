@@ -19,7 +19,7 @@ import msgspec
 
 from node.cli.arguments import parser
 from node.cli.show import emit, fail, human_entitlement, human_license, human_status, print_document
-from node.config import Config, load_config
+from node.config import Config, load_settings
 from node.errors import NodeError
 from node.exits import Exit, run_exit
 from node.system.logs import never_blocking, to_stderr
@@ -275,6 +275,12 @@ async def _deactivate(config: Config, args: argparse.Namespace) -> int:
     return await deactivate(config, args, _with_state)
 
 
+async def _config(config: Config, args: argparse.Namespace) -> int:
+    from node.cli.settings import check
+
+    return check(config, args)
+
+
 async def _identity(config: Config, args: argparse.Namespace) -> int:
     from node.cli.identity import human_keys, survey
 
@@ -296,8 +302,11 @@ _COMMANDS = {
     "request": _request,
     "identity": _identity,
     "deactivate": _deactivate,
+    "config": _config,
 }
 
+_ASKS = ("status", "license", "entitlement", "schema")
+"""Commands of every user. They ask the agent, at the built-in socket if the settings are for root and the agent only."""
 _READS_FILES = ("activate", "license", "recover", "request")
 """Commands that name files, which only root may be able to read or write. They call `become_agent_user` themselves."""
 
@@ -348,7 +357,8 @@ def _execute(args: argparse.Namespace) -> int:
     try:
         import trio
 
-        config = load_config(vars(args))
+        settings = load_settings(vars(args), others=args.command in _ASKS and os.geteuid() != 0)
+        config, args.sources = settings.config, settings.sources
         if args.command not in _READS_FILES:
             from node.cli.user import become_agent_user
 

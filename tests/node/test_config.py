@@ -5,12 +5,28 @@ Property tests give every source any content: the result is a usable Config or a
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from node.config import CONFIG_BYTES_MAX, CONFIG_FILE, SOCKET_PATH_BYTES_MAX, Config, ConfigError, load_config
+from node.config import (
+    BOUNDS,
+    BUILT_IN,
+    CONFIG_BYTES_MAX,
+    CONFIG_FILE,
+    CREDENTIALS,
+    DROP_INS_MAX,
+    PATH_BYTES_MAX,
+    SOCKET_PATH_BYTES_MAX,
+    Config,
+    ConfigError,
+    allowed,
+    load_config,
+    load_settings,
+    parse_file,
+)
 from node.exits import Exit
 
 NAMES = Config.__struct_fields__
@@ -113,7 +129,7 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name() -> None:
 
 def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     file = write(tmp_path / "c.toml", "setle_seconds = 5")
-    with pytest.raises(ConfigError, match=r"c\.toml: there is no setting `setle_seconds`; .* `settle_seconds`"):
+    with pytest.raises(ConfigError, match=r"c\.toml, line 1: there is no setting `setle_seconds`; .* `settle_seconds`"):
         load_config({"config": file}, {})
 
 
@@ -180,3 +196,142 @@ def test_a_credential_of_systemd_is_the_default_of_its_setting(tmp_path: Path) -
 def test_the_identity_is_that_of_a_tpm_unless_said_otherwise(tmp_path: Path) -> None:
     assert Config().identity == "tpm"
     assert load_config({"config": write(tmp_path / "c.toml", 'identity = "software"')}, {}).identity == "software"
+
+
+@pytest.fixture
+def default(tmp_path: Path) -> Path:
+    """The default settings file of a machine, with drop-ins."""
+    (tmp_path / "conf.d").mkdir()
+    write(tmp_path / "cascadia.toml", 'settle_seconds = 5\nheartbeat_seconds = 60\ntpm = "file"\n')
+    write(tmp_path / "conf.d" / "10-site.toml", "\nheartbeat_seconds = 70\nsettle_seconds = 6")
+    write(tmp_path / "conf.d" / "20-lab.toml", "heartbeat_seconds = 80")
+    write(tmp_path / "conf.d" / "README", "no settings")
+    write(tmp_path / "conf.d" / "30-old.toml.dpkg-old", "heartbeat_seconds = 1")
+    write(tmp_path / "conf.d" / ".99-editor.toml", "heartbeat_seconds = 1")
+    return tmp_path / "cascadia.toml"
+
+
+def test_drop_ins_override_the_default_file_in_the_order_of_their_names(default: Path) -> None:
+    found = load_settings({"tpm": "option"}, {"CASCADIA_SOCKET": "/s"}, default=default)
+    assert found.config == Config(heartbeat_seconds=80, settle_seconds=6, tpm="option", socket=Path("/s"))
+    drop_ins = default.parent / "conf.d"
+    assert found.sources == {
+        **dict.fromkeys(NAMES, BUILT_IN),
+        "heartbeat_seconds": f"{drop_ins}/20-lab.toml, line 1",
+        "settle_seconds": f"{drop_ins}/10-site.toml, line 3",
+        "tpm": "--tpm",
+        "socket": "CASCADIA_SOCKET",
+    }
+
+
+def test_a_named_file_has_no_drop_ins(default: Path) -> None:
+    assert load_settings({"config": str(default)}, {}, default=default).config.heartbeat_seconds == 60
+
+
+def test_drop_ins_need_no_default_file(default: Path) -> None:
+    default.unlink()
+    assert load_settings({}, {}, default=default).config == Config(heartbeat_seconds=80, settle_seconds=6)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "rest"),
+    [
+        ("\n\nsokcet = 1", 3, "there is no setting `sokcet`; the nearest name is `socket`"),
+        ("# mode\nmode = 'test'", 2, """Invalid enum value 'test'; allowed is "production" or "development\""""),
+        ('\n "settle_seconds"\t= 0', 2, "0 is out of bounds; allowed is a whole number between 1 and 120"),
+        (
+            "tpm = 'a'\n'heartbeat_seconds' = 'soon'",
+            2,
+            "Expected `int`, got `str`; allowed is a whole number between 2 and 3600",
+        ),
+        ("state_dir = 1", 1, "a path is a text in quotes; allowed is a path in quotes"),
+        ("\n[agent]\nmode = 1", 2, "there is no setting `agent`"),
+        ("\n\n[[agent]]", 3, "there is no setting `agent`"),
+        ("agent.mode = 1", 1, "there is no setting `agent`"),
+    ],
+)
+def test_a_refusal_names_file_line_setting_and_what_is_allowed(default: Path, text: str, line: int, rest: str) -> None:
+    path = default.parent / "conf.d" / "20-lab.toml"
+    write(path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings({}, {}, default=default)
+    assert f"{path}, line {line}: {rest}" in caught.value.text
+    assert (caught.value.exit, "cascadia config check" in caught.value.next) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"), [(b"\nmode = ", "line 2"), (b"a = 1\na = 2", "line 2"), (b"\n\n\xff", "line 3")]
+)
+def test_a_fault_of_the_text_names_its_line(default: Path, data: bytes, line: str) -> None:
+    write(default, data)
+    with pytest.raises(ConfigError, match=rf"cascadia\.toml.*{line}"):
+        load_settings({}, {}, default=default)
+
+
+def test_a_name_in_another_spelling_is_refused_without_a_line(default: Path) -> None:
+    write(default, '"settle\\u005fseconds" = 0')
+    with pytest.raises(ConfigError, match=r"`settle_seconds` in .*cascadia\.toml: 0 is out of bounds"):
+        load_settings({}, {}, default=default)
+
+
+def test_drop_ins_are_bounded(default: Path) -> None:
+    for number in range(DROP_INS_MAX):
+        write(default.parent / "conf.d" / f"{number}.toml", "")
+    with pytest.raises(ConfigError, match=rf"conf\.d: it has more than {DROP_INS_MAX} files"):
+        load_settings({}, {}, default=default)
+
+
+def test_a_drop_in_that_is_too_large_or_no_file_is_refused(default: Path) -> None:
+    large = default.parent / "conf.d" / "90.toml"
+    write(large, "#" * (CONFIG_BYTES_MAX + 1))
+    with pytest.raises(ConfigError, match=r"90\.toml: it is larger than"):
+        load_settings({}, {}, default=default)
+    large.unlink()
+    large.mkdir()
+    with pytest.raises(ConfigError, match=r"90\.toml is not a regular file"):
+        load_settings({}, {}, default=default)
+    large.rmdir()
+    (default.parent / "conf.d").rename(default.parent / "aside")
+    write(default.parent / "conf.d", "")
+    with pytest.raises(ConfigError, match=r"conf\.d: Not a directory"):
+        load_settings({}, {}, default=default)
+
+
+def test_settings_of_root_are_left_out_for_others_who_only_ask(default: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refusing(path: Path, flags: int) -> int:
+        if str(path).startswith(str(default.parent)):
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags)
+
+    monkeypatch.setattr(os, "open", refusing)
+    assert load_settings({}, {}, default=default, others=True).config == Config()
+    for options in ({}, {"config": str(default)}):
+        with pytest.raises(ConfigError, match="Permission denied"):
+            load_settings(options, {}, default=default, others=bool(options))
+
+
+PACKAGED = Path(__file__).parents[2] / "packaging" / "cascadia" / "cascadia.toml"
+
+
+def test_the_packaged_file_sets_nothing_and_shows_each_setting_with_its_built_in_value() -> None:
+    text = PACKAGED.read_text()
+    assert parse_file(text.encode(), PACKAGED) == {}
+    shown = "\n".join(line.removeprefix("#") for line in text.splitlines() if re.match(r"#[a-z_]+ =", line))
+    values = parse_file(shown.encode(), PACKAGED)
+    assert set(values) == set(NAMES)
+    assert {name: value for name, value in values.items() if name not in CREDENTIALS} == {
+        name: getattr(Config(), name) for name in NAMES if name not in CREDENTIALS
+    }
+
+
+def test_the_packaged_file_shows_what_is_allowed() -> None:
+    comments = dict(re.findall(r"((?:# .*\n)+)#([a-z_]+) =", PACKAGED.read_text()))
+    above = {name: comment.replace("\n# ", " ") for comment, name in comments.items()}
+    for name, (least, largest) in BOUNDS.items():
+        assert f"{least} to {largest}" in above[name]
+    for name in ("mode", "identity"):
+        assert allowed(name) in above[name]
+    assert f"at most {SOCKET_PATH_BYTES_MAX} bytes" in above["socket"]
+    assert f"at most {PATH_BYTES_MAX} bytes" in above["state_dir"]

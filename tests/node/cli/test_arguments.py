@@ -9,6 +9,7 @@ ARGUMENTS = {
     "activate": ["file.json", "--no-wait", "--software"],
     "entitlement": ["vision"],
     "identity": ["ek"],
+    "config": ["check"],
     "license": ["show"],
     "recover": ["--file", "f", "--code-file", "-", "--node", "n", "--software", "--no-wait"],
     "renew": ["--rekey"],
