@@ -119,10 +119,11 @@ class Place:
 
 
 def state_of(machine: Machine) -> dict[str, bytes]:
-    """The files of a state directory but the lock, which is empty."""
+    """The files of a state directory, without the two that every command makes which owns the directory."""
     if not machine.state.exists():
         return {}
-    files = (path for path in machine.state.rglob("*") if path.is_file() and path.name != "lock")
+    own = {machine.state / "lock", machine.state / "version"}
+    files = (path for path in machine.state.rglob("*") if path.is_file() and path not in own)
     return {str(path.relative_to(machine.state)): path.read_bytes() for path in files}
 
 
