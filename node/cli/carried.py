@@ -21,6 +21,7 @@ from node.airgap.requests import TASK, activation_request, recovery_request, ref
 from node.airgap.store import StoredRequest
 from node.cli.recover import check_node, read_code
 from node.cli.show import emit, human_license, print_document
+from node.cli.starting import starts_by_itself, to_person, wait_for_agent
 from node.cli.user import become_agent_user, becomes_agent_user
 from node.clock import utc_now
 from node.config import Config
@@ -248,6 +249,7 @@ async def import_answer(config: Config, args: argparse.Namespace, with_state: Wi
         raise FileUnusable("cannot import an answer: no file is named", next_step="Run `cascadia license import FILE`.")
     data = read_carried(args.file)
     become_agent_user(config)
+    alone = False
     try:
         reply = await client.request(config.socket, "POST", PATH_IMPORT, seconds_max=COMMAND_SECONDS_MAX, body=data)
         document = client.expect(reply, {200}, LicenseDocument)
@@ -260,5 +262,8 @@ async def import_answer(config: Config, args: argparse.Namespace, with_state: Wi
             return license_document((await Imports(state, tpm, hardware).alone(data, utc_now)).snapshot())
 
         document = dict(msgspec.to_builtins(await with_state(config, work)))
+        alone = True
     print_document(document, args.json, human_license)
+    if alone and starts_by_itself(config):
+        await wait_for_agent(config, document["generation"], to_person(args.json))
     return int(document["exit_code"])

@@ -85,6 +85,7 @@ async def _tpm(config: Config) -> AsyncIterator[Any]:
 
 
 async def _activate(config: Config, args: argparse.Namespace) -> int:
+    from node.cli.starting import starts_by_itself, to_person, wait_for_agent
     from node.cli.user import become_agent_user
     from node.clock import utc_now
     from node.exchanges.activation import activate
@@ -107,6 +108,8 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
     snapshot = (await _with_state(config, work, creates=True)).snapshot()
     document = msgspec.to_builtins(license_document(snapshot))
     print_document(document, args.json, human_license)
+    if starts_by_itself(config):
+        await wait_for_agent(config, snapshot.holder.generation, to_person(args.json))
     return 0 if snapshot.verdict.gate_open else int(snapshot.verdict.exit)
 
 

@@ -23,6 +23,7 @@ from node.cli import recovery_document as documents
 from node.cli.borrowing import owned
 from node.cli.recovery_document import RecoverDocument
 from node.cli.show import emit, print_document
+from node.cli.starting import starts_by_itself, to_person, wait_for_agent
 from node.cli.user import become_agent_user, check_permitted
 from node.clock import utc_now
 from node.config import Config
@@ -136,6 +137,8 @@ async def run(config: Config, args: argparse.Namespace, opened: Opened) -> int:
         async with opened(config) as tpm:
             document = await _without_agent(config, tpm, asked, node, _Person(args.json, asks=asks))
     print_document(msgspec.to_builtins(document), args.json, documents.human_recover)
+    if document.outcome in documents.RECOVERED and document.license is not None and starts_by_itself(config):
+        await wait_for_agent(config, document.license.generation, to_person(args.json))
     return document.exit_code
 
 

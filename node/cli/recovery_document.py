@@ -66,6 +66,10 @@ class FoundDocument(msgspec.Struct, frozen=True, kw_only=True):
     last_ran_at: datetime | None
 
 
+RECOVERED = ("recovered", "recovered_on_grace")
+"""Outcomes with a new generation."""
+
+
 class RecoverDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of `cascadia recover`.
 

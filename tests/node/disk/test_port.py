@@ -37,6 +37,7 @@ ELSEWHERE: dict[str, tuple[set[str], str]] = {
     "node/local/place.py": (set(), "the socket and its directory in /run"),
     "node/gating/gate.py": (set(), "the file of a grant in /run, in the process of the gate"),
     "node/local/grants.py": (set(), "the files of the grants in /run"),
+    "node/cli/starting.py": (set(), "the unit files of systemd"),
     "node/cli/user.py": (set(), "whether this user may use the state directory, which is then opened through the port"),
     "node/hwbind/dmi.py": (set(), "serial numbers of the board, in /sys and in credentials"),
     "node/system/listening.py": ({"os.set_inheritable"}, "the sockets that systemd has passed"),
