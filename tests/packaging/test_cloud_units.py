@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cloud.cli.main import parser
 from cloud.cli.owner import INSTALLATION
 
-PACKAGE = Path(__file__).parent.parent / "packaging/cascade-cloud"
+PACKAGE = Path(__file__).parent.parent.parent / "packaging/cascade-cloud"
 UNITS = PACKAGE / "systemd"
 SERVICES = ("cascade", "cascade-breakwater", "cascade-fabric")
 TIMED = ("cascade-backup", "cascade-pki-check")
@@ -57,6 +58,10 @@ def test_both_forms_exclude_each_other() -> None:
     assert directives("cascade.service")["Conflicts"] == ["cascade-breakwater.service cascade-fabric.service"]
     for name in ("cascade-breakwater", "cascade-fabric"):
         assert directives(f"{name}.service")["Conflicts"] == ["cascade.service"]
+    # Without an order the one would start while the other still stops (systemd.unit(5), Conflicts=).
+    assert set(directives("cascade.service")["Conflicts"][0].split()) <= set(
+        directives("cascade.service")["After"][0].split()
+    )
     assert "cascade-breakwater.service" in directives("cascade-fabric.service")["After"][0]
 
 
@@ -83,3 +88,20 @@ def test_the_preset_starts_no_service_and_every_unit_is_named() -> None:
     assert sorted(each.name for each in UNITS.iterdir()) == sorted(
         [*(f"{name}.service" for name in (*SERVICES, *TIMED)), *(f"{name}.timer" for name in TIMED)]
     )
+
+
+def test_every_file_of_the_package_is_named_in_its_definition() -> None:
+    definition = (PACKAGE / "nfpm.yaml").read_text()
+    files = [each for each in PACKAGE.rglob("*") if each.is_file() and each.name != "nfpm.yaml"]
+    assert len(files) > 15
+    for file in files:
+        assert f"${{PACKAGING}}/{file.relative_to(PACKAGE)}" in definition
+
+
+@pytest.mark.parametrize(
+    "script", sorted((PACKAGE / "scripts").rglob("*/*")), ids=lambda each: f"{each.parent.name}/{each.name}"
+)
+def test_a_script_is_posix_shell_and_never_removes_an_installation(script: Path) -> None:
+    subprocess.run(["/bin/sh", "-n", str(script)], check=True)
+    text = "\n".join(line for line in script.read_text().splitlines() if not line.lstrip().startswith(("#", "echo")))
+    assert not re.search(r"\brm\s+-[a-z]*r", text)
