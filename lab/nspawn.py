@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lab.agent_tree import CHECKOUT, copy_agent
 from lab.guest import Done
 from lab.processes import Process, StepFailed, start_program, wait_until
 
@@ -26,6 +27,7 @@ NEEDED = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "
 BOOT_SECONDS_MAX = 300.0
 """A boot takes 3 s on an idle machine."""
 COMMAND_SECONDS_MAX = 300.0
+LIBRARIES = "usr/lib/cascadia/lib"
 TPM_TCTI = "tabrmd:bus_name=com.intel.tss2.Tabrmd,bus_type=system"
 
 _START = """
@@ -36,6 +38,12 @@ exec systemd-nspawn --quiet --register=no --keep-unit --boot --directory="$3/roo
     --resolv-conf=copy-host --console=pipe
 """
 _ENVIRONMENT = ("HOME=/root", "LANG=C.UTF-8", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+_LAUNCHER = f"""#!/usr/bin/python3 -IS
+import sys
+sys.path.insert(0, "/{LIBRARIES}")
+from node.cli.main import main
+sys.exit(main())
+"""
 _TPM_UNITS = {
     "lab-swtpm.service": "[Service]\nUser=tss\nRuntimeDirectory=lab-swtpm\nStateDirectory=lab-swtpm\n"
     "ExecStart=/usr/bin/swtpm socket --tpm2 --tpmstate dir=/var/lib/lab-swtpm --flags not-need-init,startup-clear "
@@ -216,6 +224,40 @@ class Container:
             "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", *options, *names, seconds=seconds
         )
 
+    def install_checkout(self) -> None:
+        """Install the agent of this checkout into the running container, as its package does. Raises StepFailed.
+
+        The container has the release of this machine, because the compiled libraries are those of this machine.
+        """
+        ours, theirs = _python(Path("/")), _python(self.root)
+        if ours != theirs:
+            raise StepFailed(f"the libraries of this checkout are for {ours}, and the container has {theirs}")
+        tree = self.path(LIBRARIES)
+        shutil.rmtree(tree, ignore_errors=True)
+        copy_agent(tree, tree)
+        self.write("/usr/bin/cascadia", _LAUNCHER, 0o755)
+        self.checked("python3", "-m", "compileall", "-q", f"/{LIBRARIES}")
+        self.install_units()
+
+    def install_units(self) -> None:
+        """Install units, user, directories and presets of this checkout, as the package does. Raises StepFailed."""
+        home = CHECKOUT / "packaging/cascadia"
+        for source, target in (
+            ("systemd", "/usr/lib/systemd/system"),
+            ("sysusers.conf", "/usr/lib/sysusers.d/cascadia.conf"),
+            ("tmpfiles.conf", "/usr/lib/tmpfiles.d/cascadia.conf"),
+            ("90-cascadia.preset", "/usr/lib/systemd/system-preset/90-cascadia.preset"),
+        ):
+            for file in sorted(p for p in (home / source, *(home / source).rglob("*")) if p.is_file()):
+                name = str(file.relative_to(home / source))
+                self.write(target if name == "." else f"{target}/{name}", file.read_bytes())
+        self.checked("systemd-sysusers", "cascadia.conf")
+        self.checked("systemd-tmpfiles", "--create", "cascadia.conf")
+        self.checked("systemctl", "daemon-reload")
+        units = ("cascadia.service", "cascadia.socket", "cascadia-activated.path")
+        self.checked("systemctl", "preset", *units)
+        self.checked("systemctl", "start", "cascadia-activated.path")
+
     def start_tpm(self, chip: Path | None = None) -> None:
         """Start a software TPM, and have the agent use it in development mode, also after a reboot. Raises StepFailed.
 
@@ -242,6 +284,10 @@ def _children(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
+
+
+def _python(root: Path) -> str:
+    return (root / "usr/bin/python3").resolve().name
 
 
 def _own_groups(name: str) -> list[Path]:

@@ -225,7 +225,7 @@ class Agent:
         self._lending = lending or self._lending
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                if await self._settling.settled(signals, announced=announced):
+                if await self._settling.settled(signals, self._keep_watched, announced=announced):
                     await self._serve(signals, ready, passed)
             if not self._lending.has_returned:
                 notify.stopping()
@@ -270,9 +270,7 @@ class Agent:
         async with trio.open_nursery() as nursery:
             for where, loop in loops.items():
                 nursery.start_soon(supervised, where, loop, self._errors)
-            # Systemd waits for the sign of life, so the pause is short.
-            watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
-            nursery.start_soon(watched, "watchdog", notify.keep_watched, self._errors)
+            nursery.start_soon(self._keep_watched)
             nursery.start_soon(work, nursery)
             nursery.start_soon(self._until_deactivated, nursery.cancel_scope)
             await anext(signals)
@@ -306,6 +304,12 @@ class Agent:
     async def _until_deactivated(self, scope: trio.CancelScope) -> None:
         await self._ended.wait()
         scope.cancel()
+
+    async def _keep_watched(self) -> None:
+        """Report to the watchdog of systemd while the thread of the TPM answers."""
+        keep = partial(notify.keep_watched, self._tpm.answers)
+        # Systemd waits for the sign of life, so the pause is short.
+        await supervised("watchdog", keep, self._errors, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
 
     async def _continue_recovery(self) -> None:
         """Continue a recovery that waits, and have the heartbeat confirm its new generation."""

@@ -6,7 +6,7 @@ does not start.
 
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
@@ -20,8 +20,7 @@ from node.licensing.hardware import HardwareCheck
 from node.licensing.licence import Licence
 from node.licensing.raising import TPM_SECONDS_MAX
 from node.link import api
-from node.supervision import UnexpectedErrors, run_once, supervised
-from node.system import notify
+from node.supervision import UnexpectedErrors, run_once
 from node.waits import Waits
 
 log = logging.getLogger("cascadia.agent")
@@ -114,8 +113,10 @@ class Settling:
         no_network = failure is not None and failure.code in api.NO_NETWORK
         return not self._licence.verdict().gate_open or (no_network and self._waits.now() < network_by)
 
-    async def settled(self, signals: AsyncIterator[int], *, announced: bool) -> bool:
-        """Settle. Returns False if a signal came first.
+    async def settled(
+        self, signals: AsyncIterator[int], beside: Callable[[], Awaitable[None]], *, announced: bool
+    ) -> bool:
+        """Settle, and run `beside` meanwhile. Returns False if a signal came first.
 
         Unless `announced`, raises Revoked, TpmError; not in an ExceptionGroup.
         """
@@ -138,7 +139,7 @@ class Settling:
 
             nursery.start_soon(settle)
             # READY may have been reported before.
-            nursery.start_soon(supervised, "watchdog", notify.keep_watched, self._errors)
+            nursery.start_soon(beside)
             await anext(signals)
             nursery.cancel_scope.cancel()
         if not isinstance(outcome, Exception):

@@ -299,7 +299,7 @@ class _Start:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervised, "socket", socket.run, self._errors)
             watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
-            nursery.start_soon(watched, "watchdog", notify.keep_watched, self._errors)
+            nursery.start_soon(watched, "watchdog", partial(notify.keep_watched, self._tpm.answers), self._errors)
             notify.ready("the state cannot be read, gate closed")
 
 

@@ -31,6 +31,7 @@ from tpm2_pytss import ESAPI, TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_CC
 from tpm2_pytss.TCTI import PyTCTI
 
+from node.clock import monotonic
 from node.hwbind.errors import (
     Hierarchy,
     TctiRefused,
@@ -61,6 +62,9 @@ COMMAND_SECONDS_MAX = 20.0
 CREATION_SECONDS_MAX = 180.0
 """Bound of a command that makes a key. The search for an RSA key takes tens of seconds on a slow chip."""
 
+BETWEEN_SECONDS_MAX = 30.0
+"""Bound of what the thread does before, between and after commands: it reads passwords, and opens the connection."""
+
 PASSWORD_BYTES_MAX = 64
 """Longest password of a hierarchy: the largest digest of a TPM (TPM 2.0 Library Part 2, 10.4.5)."""
 
@@ -83,6 +87,25 @@ class Password(msgspec.Struct, frozen=True):
         return f"Password(source={self.source!r}, fault={self.fault!r})"
 
 
+class _Progress:
+    """What the working thread has done last, for `Tpm.answers`. Other threads read it without a lock."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.due: float | None = None
+        """When the next step is due at the latest, on the clock `monotonic`; None without work."""
+
+    def step(self, seconds_max: float = 0.0) -> None:
+        """One step is done; the next one takes up to `seconds_max`, and what is between commands."""
+        self.steps += 1
+        self.due = monotonic() + seconds_max + BETWEEN_SECONDS_MAX
+
+    def end(self) -> None:
+        """The work is done."""
+        self.steps += 1
+        self.due = None
+
+
 Passwords = Callable[[], Mapping[Hierarchy, Password]]
 """Reads the configured passwords. It never raises. A hierarchy that is missing has the empty password."""
 
@@ -95,9 +118,12 @@ class _BoundedTcti(PyTCTI):  # type: ignore[misc]  # the library has no types
     process passes `do_transmit`, which sends none in the thread of an event loop.
     """
 
-    def __init__(self, link: Link, command_seconds_max: float, creation_seconds_max: float) -> None:
+    def __init__(
+        self, link: Link, command_seconds_max: float, creation_seconds_max: float, progress: _Progress
+    ) -> None:
         super().__init__(max_size=RESPONSE_BYTES_MAX)
         self._link = link
+        self._progress = progress
         self._command_seconds_max = command_seconds_max
         self._creation_seconds_max = creation_seconds_max
         self._seconds_max = command_seconds_max
@@ -112,6 +138,7 @@ class _BoundedTcti(PyTCTI):  # type: ignore[misc]  # the library has no types
         self._command = Command.of(command)
         creating = self._command.code in _CREATING
         self._seconds_max = self._creation_seconds_max if creating else self._command_seconds_max
+        self._progress.step(self._seconds_max)
         try:
             self._link.send(command)
         except (OSError, TSS2_Exception) as error:
@@ -128,6 +155,8 @@ class _BoundedTcti(PyTCTI):  # type: ignore[misc]  # the library has no types
         except (OSError, TSS2_Exception) as error:
             self.dead = True
             raise TSS2_Exception(TCTI_IO_ERROR) from error
+        finally:
+            self._progress.step()
         if code := int.from_bytes(response[6:10], "big"):
             self._refused[code] = self._command
         return response
@@ -185,6 +214,7 @@ class Tpm:
         self._creation_seconds_max = creation_seconds_max
         self._open_link = open_link
         self._lock = threading.Lock()
+        self._progress = _Progress()
         self._limiter = trio.CapacityLimiter(1)
         self._context: tuple[ESAPI, _BoundedTcti] | None = None
         self._stuck: _BoundedTcti | None = None
@@ -205,14 +235,28 @@ class Tpm:
         """
         _refuse_in_loop()
         with self._lock:
+            self._progress.step()
             try:
-                return self._attempt(work)
-            except _ConnectionLost:
-                pass
-            try:
-                return self._attempt(work)
-            except _ConnectionLost as lost:
-                raise lost.fault or TpmAbsent(f"the connection to {self.tcti} was lost twice ({lost})") from lost
+                return self._attempt_twice(work)
+            finally:
+                self._progress.end()
+
+    async def answers(self, seconds: float) -> bool:
+        """Whether the thread of the TPM does an empty piece of work within `seconds`, or works within its bounds.
+
+        For a watchdog: False says that the thread hangs. A TPM that is slow, absent or silent is no such case, because
+        every command has a bound.
+        """
+        before = self._progress.steps
+        with trio.move_on_after(seconds):
+            await trio.to_thread.run_sync(self._take_turn, abandon_on_cancel=True, limiter=self._limiter)
+            return True
+        due = self._progress.due
+        return self._progress.steps != before or (due is not None and monotonic() < due)
+
+    def _take_turn(self) -> None:
+        with self._lock:
+            pass
 
     def close(self) -> None:
         """Close the connection, after the running work has ended. The next use opens it again.
@@ -226,6 +270,16 @@ class Tpm:
     async def aclose(self) -> None:
         """Do `close` in a worker thread, because `close` waits for the running work."""
         await trio.to_thread.run_sync(self.close, abandon_on_cancel=True, limiter=self._limiter)
+
+    def _attempt_twice(self, work: Callable[[ESAPI], T]) -> T:
+        try:
+            return self._attempt(work)
+        except _ConnectionLost:
+            pass
+        try:
+            return self._attempt(work)
+        except _ConnectionLost as lost:
+            raise lost.fault or TpmAbsent(f"the connection to {self.tcti} was lost twice ({lost})") from lost
 
     def _attempt(self, work: Callable[[ESAPI], T], switched: frozenset[Hierarchy] = frozenset()) -> T:
         """Do `work` once. A refused password of a hierarchy that is not in `switched` is switched, and work repeated."""
@@ -276,7 +330,8 @@ class Tpm:
             raise TpmTimeout(f"{self.tcti} has not answered an earlier command yet")
         self._stuck = None
         if self._context is None:
-            tcti = _BoundedTcti(self._open_link(self.tcti), self._command_seconds_max, self._creation_seconds_max)
+            link = self._open_link(self.tcti)
+            tcti = _BoundedTcti(link, self._command_seconds_max, self._creation_seconds_max, self._progress)
             try:
                 self._context = ESAPI(tcti), tcti
             except TSS2_Exception as error:

@@ -5,15 +5,20 @@ the agent's work matters more than the report. The functions do not change the e
 message was sent.
 """
 
+import logging
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from node.text import shown
 
+log = logging.getLogger("cascadia.agent")
+
+SILENT_PAUSE_SECONDS = 1.0
+"""Pause before the thread is asked again after it did not answer."""
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
 """A positive number of microseconds."""
 
@@ -38,12 +43,24 @@ def watchdog(environment: Mapping[str, str] = os.environ) -> bool:
     return _send(["WATCHDOG=1"], environment)
 
 
-async def keep_watched() -> None:
-    """Call `watchdog` from the event loop until cancelled. Return at once without a watchdog."""
+async def keep_watched(answers: Callable[[float], Awaitable[bool]]) -> None:
+    """Call `watchdog` from the event loop until cancelled, as long as the agent's thread answers.
+
+    `answers(seconds)` says within `seconds` whether the thread answered. Together with the pause this stays below the
+    limit of systemd. Returns at once without a watchdog.
+    """
     every = watchdog_seconds(os.getpid())
+    reported = False
     while every is not None:
-        watchdog()
-        await trio.sleep(every)
+        if await answers(every / 2):
+            watchdog()
+            reported = False
+            await trio.sleep(every)
+        else:
+            if not reported:
+                log.error("the thread of the TPM does not answer; the watchdog will end the agent")
+            reported = True
+            await trio.sleep(SILENT_PAUSE_SECONDS)
 
 
 def watchdog_seconds(pid: int, environment: Mapping[str, str] = os.environ) -> float | None:

@@ -15,7 +15,7 @@ from lab.tpm import SoftTpm
 from node.hwbind import errors, keys
 from node.hwbind.errors import Hierarchy
 from node.hwbind.link import DeviceLink, Link, open_link
-from node.hwbind.tpm import COMMAND_SECONDS_MAX, DEVICE_TCTI, Password, Tpm, check_tcti
+from node.hwbind.tpm import BETWEEN_SECONDS_MAX, COMMAND_SECONDS_MAX, DEVICE_TCTI, Password, Tpm, check_tcti
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,46 @@ def test_the_event_loop_runs_on_while_the_tpm_is_frozen(chip: SoftTpm) -> None:
         await port.aclose()
 
     trio.run(main)
+
+
+async def test_the_thread_answers_while_it_is_idle_and_while_a_command_is_within_its_bound(
+    chip: SoftTpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.hwbind.tpm.BETWEEN_SECONDS_MAX", 0.0)
+    tpm = Tpm(chip.tcti, command_seconds_max=600)
+    assert await tpm.answers(60)
+    await tpm.run(keys.read_clock)
+    assert await tpm.answers(60)
+    async with trio.open_nursery() as nursery:
+        chip.freeze()
+        nursery.start_soon(tpm.run, keys.read_clock)
+        await trio.to_thread.run_sync(wait_until, "the command", lambda: tpm._progress.due is not None)
+        await tpm.answers(0.01)  # something may end meanwhile
+        assert await tpm.answers(0.01)
+        chip.thaw()
+    assert await tpm.answers(60)
+    await tpm.aclose()
+
+
+async def test_a_thread_that_hangs_between_commands_does_not_answer(
+    chip: SoftTpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tpm = Tpm(chip.tcti)
+    hung, released = threading.Event(), threading.Event()
+
+    def work(context: ESAPI) -> None:
+        hung.set()
+        released.wait(60)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tpm.run, work)
+        await trio.to_thread.run_sync(hung.wait)
+        assert await tpm.answers(0.01), "within the bound between commands"
+        monkeypatch.setattr("node.hwbind.tpm.monotonic", lambda: time.monotonic() + BETWEEN_SECONDS_MAX)
+        assert not await tpm.answers(0.01)
+        released.set()
+    assert await tpm.answers(60)
+    await tpm.aclose()
 
 
 def test_objects_that_a_failed_flush_left_do_not_fill_the_connection(

@@ -1,10 +1,13 @@
 """sd_notify: the messages on the socket, and that nothing happens without a socket."""
 
+import itertools
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from node.system import notify
 
@@ -80,3 +83,44 @@ def test_the_watchdog_is_fed_twice_a_period(environment: dict[str, str], seconds
 @pytest.mark.parametrize("usec", ["", "0", "-1", "1.5", "soon", "٣", "9" * 5000, "1_0"])
 def test_an_odd_interval_is_no_watchdog(usec: str) -> None:
     assert notify.watchdog_seconds(1, {"WATCHDOG_USEC": usec}) is None
+
+
+async def test_the_watchdog_hears_nothing_while_the_thread_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    """A limit of 90 s: a sign of life at 0 s, 45 s and 90 s; then the thread hangs for 100 s."""
+    monkeypatch.setenv("WATCHDOG_USEC", "90000000")
+    heard: list[float] = []
+    begun = trio.current_time()
+    monkeypatch.setattr(notify, "watchdog", lambda: heard.append(trio.current_time() - begun))
+
+    async def answers(seconds: float) -> bool:
+        if 100 < trio.current_time() - begun < 200:
+            autojump_clock.jump(seconds)
+            return False
+        return True
+
+    with trio.move_on_after(300):
+        await notify.keep_watched(answers)
+    assert heard[:3] == [0, 45, 90]
+    assert heard[3] >= 200
+    assert [record.getMessage() for record in caplog.records] == [
+        "the thread of the TPM does not answer; the watchdog will end the agent"
+    ]
+
+
+async def test_a_slow_answer_leaves_a_quarter_of_the_limit(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "90000000")
+    heard: list[float] = []
+    monkeypatch.setattr(notify, "watchdog", lambda: heard.append(trio.current_time()))
+
+    async def answers(seconds: float) -> bool:
+        autojump_clock.jump(seconds)
+        await trio.lowlevel.checkpoint()
+        return True
+
+    with trio.move_on_after(1000):
+        await notify.keep_watched(answers)
+    assert max(later - earlier for earlier, later in itertools.pairwise(heard)) <= 90 * 3 / 4
