@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from cloud.cli.main import main
+from cloud.cli.run import SERVICES
+from cloud.process.serve import Unit
+from cloud.storage import DatabaseUnavailable, StorageError
+from cloud.storage.errors import DatabaseBusy, DatabaseTooOld, MigrationFailed
 from tests.cloud.cli.support import error_of
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -38,6 +42,32 @@ def test_a_newer_schema_is_refused_for_good(tmp_path: Path, capsys: pytest.Captu
         assert refused["code"] == "schema_refused"
         assert "m0999_later" in str(refused["text"])
     assert (tmp_path / "cloud/breakwater/database.sqlite").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "name"),
+    [
+        (DatabaseBusy("cannot migrate the database of fabric (m0001_x)"), 75, "database_unavailable"),
+        (DatabaseUnavailable("the server is away"), 75, "database_unavailable"),
+        (DatabaseTooOld("made before the first release"), 2, "schema_refused"),
+        (MigrationFailed("cannot migrate the database of fabric (m0001_x)"), 70, "cannot_start"),
+    ],
+)
+def test_systemd_learns_from_the_exit_code_whether_another_start_helps(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: StorageError,
+    code: int,
+    name: str,
+) -> None:
+    def fail(_: Path) -> Unit:
+        raise error
+
+    monkeypatch.setitem(SERVICES, "fabric", fail)
+    assert main(["serve", "fabric", "--dir", str(tmp_path), "--json"]) == code
+    refused = error_of(capsys.readouterr().out)
+    assert (refused["code"], str(error) in str(refused["text"]), bool(refused["next"])) == (name, True, True)
 
 
 @pytest.mark.parametrize("service", ["fabric", "breakwater"])
