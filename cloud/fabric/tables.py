@@ -172,6 +172,7 @@ class Node(Table, db=UNBOUND, tablename="node"):
     hold_at = Timestamptz(null=True, default=None)
     reconstructed_at = Timestamptz(null=True, default=None)
     repairs = Text(default="[]")
+    silent_until = Timestamptz(null=True, default=None)
 
 
 class ClosedNode(Table, db=UNBOUND, tablename="closed_node"):
@@ -277,6 +278,7 @@ class RecoveryCase(Table, db=UNBOUND, tablename="recovery_case"):
     code = Varchar(length=ID)
     grace = Boolean(default=False)
     grace_until = Timestamptz(null=True, default=None)
+    silent_until = Timestamptz(null=True, default=None)
     returned_at = Timestamptz(null=True, default=None)
 
 

@@ -81,6 +81,8 @@ _OTHERWISE = {
     "cloud/fabric/service/restored/rebuilding.py": "the same; an import is repeated, and so is the end of an overdue rebuild",
     "cloud/fabric/service/operators/recovery_policies.py": "the same",
     "cloud/fabric/service/operators/token_refusals.py:note": "the audit entry of a refusal, which holds without it",
+    "cloud/fabric/service/nodes/silence.py:heard": "one transaction; the node's next contact repeats it",
+    "cloud/fabric/service/nodes/silence.py:let_on": "one transaction; the machine repeats its proof",
     "cloud/fabric/service/recovery/tries.py:note": "the same",
     "cloud/fabric/service/published_trust/publishing.py": "the same",
     "cloud/fabric/service/nodes/fingerprints.py:_compared": "one transaction; the next session reports it again",

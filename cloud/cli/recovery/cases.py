@@ -123,6 +123,7 @@ def human_case(case: RecoveryCase) -> str:
         ("generation", f"{case.old_generation} -> {case.generation or 'none yet'}"),
         ("old machine may run until", case.overlap_until),
         ("old machine returned", case.returned_at),
+        ("node silent until", case.silent_until),
         ("grace lease until", case.grace_until if case.grace_until or not case.grace else "promised, not signed yet"),
         ("recovery code", case.code),
         ("opened", case.opened_at),

@@ -14,6 +14,7 @@ OPTIONS = {
     "grace_quota": "grace leases that the tenant's nodes get without a person in one period (default of a tenant: 0)",
     "period_days": "length of the period, in days (90)",
     "grace_hours": "longest life of a grace lease, in hours (72)",
+    "silence_minutes": "minutes in which the node must make no contact before another machine gets a grace lease (120)",
     "repair_quota": "automatic repairs of one node, restored from a backup, in one period (1)",
     "code_delay_hours": "hours until a recovery code that was issued again is accepted (24)",
     "case_days": "days in which a case must be decided (14)",

@@ -19,6 +19,8 @@ class RecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Length of the period, in days."""
     grace_hours: int = 72
     """Longest life of a grace lease, in hours."""
+    silence_minutes: int = 120
+    """Minutes in which the node must make no contact before another machine gets a grace lease. 0: it gets it at once."""
     repair_quota: int = 1
     """Number of automatic repairs of one node, restored from a backup, in one period."""
     code_delay_hours: int = 24
@@ -98,5 +100,7 @@ class RecoveryCase(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the machine got a grace lease."""
     grace_until: datetime | None
     """End of the grace lease. Null without one."""
+    silent_until: datetime | None = None
+    """Time until which the node must make no contact, before the machine gets a grace lease. Null without one."""
     returned_at: datetime | None = None
     """Time at which the machine that the recovery replaced asked again: a clone of the node is suspected. Null before."""

@@ -14,6 +14,7 @@ REPAIR_QUOTA_MAX = 100
 PERIOD_DAYS_MAX = 3650
 GRACE_HOURS_MAX = 720
 """Longest grace lease: 30 days, longer than a holiday."""
+SILENCE_MINUTES_MAX = 1440
 CODE_DELAY_HOURS_MAX = 720
 CASE_DAYS_MAX = 365
 CODES_AT_ONCE_MAX = 20
@@ -31,6 +32,8 @@ class SetRecoveryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Length of the period, in days."""
     grace_hours: Annotated[int | msgspec.UnsetType, limits(minimum=1, maximum=GRACE_HOURS_MAX)] = msgspec.UNSET
     """Longest life of a grace lease, in hours."""
+    silence_minutes: Annotated[int | msgspec.UnsetType, limits(minimum=0, maximum=SILENCE_MINUTES_MAX)] = msgspec.UNSET
+    """Minutes in which the node must make no contact before another machine gets a grace lease. 0: it gets it at once."""
     repair_quota: Annotated[int | msgspec.UnsetType, limits(minimum=0, maximum=REPAIR_QUOTA_MAX)] = msgspec.UNSET
     """Number of automatic repairs of one node, restored from a backup, in one period."""
     code_delay_hours: Annotated[int | msgspec.UnsetType, limits(minimum=0, maximum=CODE_DELAY_HOURS_MAX)] = (

@@ -10,7 +10,8 @@ The first rule that applies, from the top:
     an operator must accept the node first                      needs_operator: waits, also with a code
     a recovery code for the node                                open: goes on
     a person approved this machine                              approved: goes on
-    the tenant's policy gives a grace lease                     eligible: goes on, with a grace lease
+    the tenant's policy gives a grace lease                     eligible: waits for the silence of the node, then
+                                                                goes on with a grace lease
     an operator issued a code for the case                      code_issued: waits
     otherwise                                                   needs_operator: waits
 
@@ -21,6 +22,10 @@ The cloud's last contact before the machine fell silent is known; when it fell s
 a day before it fell silent" means: between the last contact and the time at which the machine last ran is at most a day.
 A machine that lost this time must have had a contact within a day before it asks. A contact long after the machine last
 ran shows that the node runs elsewhere.
+
+The fingerprint and the last run are the machine's own report. So the node must also be silent from the proof on, for a
+time that the policy sets: a node that is online makes a contact in each heartbeat slot
+(`cloud.fabric.service.nodes.silence`).
 """
 
 from datetime import datetime, timedelta
@@ -47,6 +52,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
     `held`: the node must present its last statement before it gets anything, as after a restore from a backup.
     `conflicting`: an operator must accept the node first, because the database may be older than its last statement.
+    `heartbeat_seconds` is the node's slot, if the cloud sets it; otherwise 0.
     """
 
     standing: Standing
@@ -55,6 +61,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     tier: Tier
     held: bool = False
     conflicting: bool = False
+    heartbeat_seconds: int = 0
 
 
 class Earlier(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +80,7 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True):
     code: bool
     grace: bool
     grace_until: datetime | None
+    silent_until: datetime | None = None
 
 
 class Used(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +110,7 @@ class Go(msgspec.Struct, frozen=True, kw_only=True):
 
     `grace`: the lease is a grace lease. `supersedes`: the node's unfinished case of another machine ends. `reason` says
     why a person or a code is needed. `next_allowed_at` is the time from which the policy gives a grace lease again.
+    Until `silent_until` the node must make no contact.
     """
 
     state: Literal["open", "approved", "eligible", "code_issued", "needs_operator"]
@@ -112,6 +121,7 @@ class Go(msgspec.Struct, frozen=True, kw_only=True):
     supersedes: bool = False
     reason: str = ""
     next_allowed_at: datetime | None = None
+    silent_until: datetime | None = None
 
 
 UNFINISHED = frozenset({"open", "eligible", "needs_operator", "approved", "code_issued"})
@@ -189,11 +199,11 @@ def _go(policy: RecoveryPolicy, known: Known, asked: Asked, used: Used, own: Ear
     if own is not None and own.state == "approved":
         return Go(state="approved", situation=situation, goes_on=True, needs="operator-or-code")
     if own is not None and own.grace and (own.grace_until is None or now < own.grace_until):
-        # The grace lease is counted already. A repeat gets no later end.
-        return Go(state="eligible", situation=situation, goes_on=True, grace=True, needs="operator-or-code")
+        # The grace lease is counted already. A repeat gets no later end, and no earlier one of the silence.
+        return _eligible(situation, own.silent_until, now)
     refused = grace_refusal(policy, known, asked.evidence, used, now)
     if refused is None:
-        return Go(state="eligible", situation=situation, goes_on=True, grace=True, needs="operator-or-code")
+        return _eligible(situation, _silent_until(policy, known, asked.evidence, now), now)
     issued = own is not None and own.state == "code_issued"
     return Go(
         state="code_issued" if issued else "needs_operator",
@@ -202,6 +212,27 @@ def _go(policy: RecoveryPolicy, known: Known, asked: Asked, used: Used, own: Ear
         needs="code" if issued else "operator-or-code",
         reason=refused.reason,
         next_allowed_at=refused.allowed_at,
+    )
+
+
+def _silent_until(policy: RecoveryPolicy, known: Known, evidence: RecoveryEvidence, now: datetime) -> datetime | None:
+    """Until when the node must be silent. None if the policy asks for none, or if the machine has the node's chip."""
+    if not policy.silence_minutes or evidence.same_chip:
+        return None
+    return now + timedelta(seconds=max(60 * policy.silence_minutes, 2 * known.heartbeat_seconds))
+
+
+def _eligible(situation: Situation, silent_until: datetime | None, now: datetime) -> Go:
+    """The case of a machine that gets a grace lease, at once or after the silence of the node."""
+    waits = silent_until is not None and now < silent_until
+    return Go(
+        state="eligible",
+        situation=situation,
+        goes_on=not waits,
+        grace=True,
+        needs="operator-or-code",
+        reason=f"a grace lease follows if the node is silent until {silent_until:%Y-%m-%d %H:%M} UTC" if waits else "",
+        silent_until=silent_until,
     )
 
 

@@ -291,6 +291,7 @@ def recovery_case(row: RecoveryCaseRow) -> RecoveryCase:
         code=row.code,
         grace=row.grace,
         grace_until=row.grace_until,
+        silent_until=row.silent_until,
         returned_at=row.returned_at,
     )
 

@@ -84,6 +84,7 @@ _UPDATE = compiled(
             Node.hold,
             Node.hold_at,
             Node.repairs,
+            Node.silent_until,
         )
         | {Node.wake_cursor: param("wakes") + Node.wake_cursor}
     ).where(Node.id == param("id"))

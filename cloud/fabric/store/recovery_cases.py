@@ -109,6 +109,7 @@ _UPDATE = compiled(
             RecoveryCase.code,
             RecoveryCase.grace,
             RecoveryCase.grace_until,
+            RecoveryCase.silent_until,
         )
     ).where(RecoveryCase.id == param("id"))
 )

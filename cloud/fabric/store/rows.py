@@ -230,6 +230,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     hold_at: datetime | None = None
     reconstructed_at: datetime | None = None
     repairs: tuple[datetime, ...] = ()
+    silent_until: datetime | None = None
 
 
 class GenerationRow(msgspec.Struct, frozen=True):
@@ -300,7 +301,7 @@ class RecoveryCaseRow(msgspec.Struct, frozen=True, kw_only=True):
     `activation` is the last activation of the machine. `ek_hash` identifies the machine that asks, `old_ek_hash` the
     machine of `old_generation`. `generation` is 0 before the recovery has made one. `overlap_until` is the `terminate_at`
     of the old generation. With `grace` the machine got, or gets at its confirm, a grace lease; `grace_until` is the end
-    of the lease that was signed. `returned_at` is the time at which the replaced machine first asked again.
+    of the lease that was signed. Before, the node must make no contact until `silent_until`. `returned_at` is the time at which the replaced machine first asked again.
     """
 
     id: RecoveryId
@@ -325,6 +326,7 @@ class RecoveryCaseRow(msgspec.Struct, frozen=True, kw_only=True):
     code: RecoveryCodeId = RecoveryCodeId("")
     grace: bool = False
     grace_until: datetime | None = None
+    silent_until: datetime | None = None
     returned_at: datetime | None = None
 
 

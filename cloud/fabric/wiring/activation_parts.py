@@ -16,6 +16,7 @@ from cloud.fabric.service.nodes.lapse import Lapses
 from cloud.fabric.service.nodes.limits import ActivationLimits, RecoveryLimits
 from cloud.fabric.service.nodes.pcr_quotes import PcrQuotes
 from cloud.fabric.service.nodes.replaced import ReplacedMachines
+from cloud.fabric.service.nodes.silence import Silences
 from cloud.fabric.service.recovery.cases import RecoveryCases
 from cloud.fabric.service.recovery.claims import RecoveryClaims
 from cloud.fabric.service.recovery.decisions import CaseDecisions
@@ -49,6 +50,7 @@ class RecoveryParts:
     claims: RecoveryClaims
     refusals: RecoveryRefusals
     replaced: ReplacedMachines
+    silences: Silences
 
 
 def make_recovery_parts(given: Given, clones: Clones) -> RecoveryParts:
@@ -90,6 +92,15 @@ def make_recovery_parts(given: Given, clones: Clones) -> RecoveryParts:
             cases=stores.recovery_cases,
             clones=clones,
         ),
+        silences=Silences(
+            trust_domain=ports.trust_domain,
+            now=now,
+            transaction=transaction,
+            audit=audit,
+            activations=stores.activations,
+            nodes=stores.nodes,
+            cases=stores.recovery_cases,
+        ),
     )
 
 
@@ -130,13 +141,7 @@ def make_activation_parts(given: Given, checks: Checks, recovery: RecoveryParts)
         enrolled=stores.enrolled,
         rights=shared.rights,
         by_code=CodeEntrance(epoch=secrets.epoch, now=ports.now, codes=stores.codes, approvals=approvals),
-        by_case=RecoveryEntrance(
-            now=ports.now,
-            activations=stores.activations,
-            approvals=approvals,
-            cases=recovery.cases,
-            refusals=recovery.refusals,
-        ),
+        by_case=_by_case(given, approvals, recovery),
         issuer=ports.issuer,
         lapses=checks.lapses,
         replaced=recovery.replaced,
@@ -163,3 +168,14 @@ def make_activation_parts(given: Given, checks: Checks, recovery: RecoveryParts)
         admissions=admissions,
     )
     return ActivationParts(activations=activations, software_activations=software_activations, approvals=approvals)
+
+
+def _by_case(given: Given, approvals: Approvals, recovery: RecoveryParts) -> RecoveryEntrance:
+    return RecoveryEntrance(
+        now=given.ports.now,
+        activations=given.stores.activations,
+        approvals=approvals,
+        cases=recovery.cases,
+        silences=recovery.silences,
+        refusals=recovery.refusals,
+    )

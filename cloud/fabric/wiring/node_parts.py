@@ -85,6 +85,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         seen=seen,
         presented=_presented(given),
         replaced=recovery.replaced,
+        silences=recovery.silences,
         audit=shared.audit,
     )
     fingerprints = _fingerprints(given, clones)

@@ -65,11 +65,11 @@ async def case_of(world: World, node: NodeId) -> RecoveryCaseRow:
     return case
 
 
-async def allow_grace(world: World, quota: int = 1, **changes: int) -> None:
+async def allow_grace(world: World, quota: int = 1, *, silence_minutes: int = 0, **changes: int) -> None:
     """Let the tenant give grace leases without a person."""
     tenant = await world.stores.tenants.find(world.tenant)
     assert tenant is not None
-    policy = msgspec.structs.replace(tenant.recovery, grace_quota=quota, **changes)
+    policy = msgspec.structs.replace(tenant.recovery, grace_quota=quota, silence_minutes=silence_minutes, **changes)
     await world.stores.tenants.set_recovery(world.tenant, policy)
 
 

@@ -211,6 +211,7 @@ class Walk:
         policy = SetRecoveryPolicy(
             grace_quota=self.random.choice([0, 1, 2]),
             grace_hours=self.random.choice([24, 72]),
+            silence_minutes=self.random.choice([0, 0, 60]),
             code_delay_hours=self.random.choice([0, 24]),
         )
         await self.world.parts.operators.recovery_policies.set(ALICE, self.world.tenant, policy)

@@ -12,6 +12,7 @@ from typing import Any
 
 from lab.cloud import Cloud
 from lab.machine import Machine
+from lab.processes import wait_until
 from lab.tpm import SoftTpm
 from protocol.codes import make_recovery_code
 from tests.system.support.harness import Plan
@@ -196,8 +197,8 @@ def replaced_and_approved(place: Place) -> None:
 
 
 def replaced_on_grace(place: Place) -> None:
-    """The tenant has a quota: the machine runs on a grace lease at once, and an approval makes it whole."""
-    place.recovery("policy", place.tenant, "--grace-quota", "1")
+    """The tenant has a quota, and asks for no silence: a grace lease at once, and an approval makes it whole."""
+    place.recovery("policy", place.tenant, "--grace-quota", "1", "--silence-minutes", "0")
     machine, node = place.activated()
     other = place.repaired(machine)
     shown = other.run("recover", "--no-wait")
@@ -214,7 +215,7 @@ def replaced_on_grace(place: Place) -> None:
 
 def grace_denied(place: Place) -> None:
     """A denial ends the grace lease: its generation is revoked."""
-    place.recovery("policy", place.tenant, "--grace-quota", "1")
+    place.recovery("policy", place.tenant, "--grace-quota", "1", "--silence-minutes", "0")
     machine, _ = place.activated()
     other = place.repaired(machine)
     case = other.run("recover", "--no-wait")["license"]["lease"]["recovery"]
@@ -225,7 +226,7 @@ def grace_denied(place: Place) -> None:
 
 def quota_used_up(place: Place) -> None:
     """The second replaced board in the period waits for a person."""
-    place.recovery("policy", place.tenant, "--grace-quota", "1")
+    place.recovery("policy", place.tenant, "--grace-quota", "1", "--silence-minutes", "0")
     machine, node = place.activated()
     other = place.repaired(machine)
     case = other.run("recover", "--no-wait")["license"]["lease"]["recovery"]
@@ -395,6 +396,23 @@ def software_parts_replaced(place: Place) -> None:
     place.check(other, node, 2)
 
 
+def grace_while_the_node_is_online(place: Place) -> None:
+    """Another machine reports the serial numbers of a node that runs. The node runs on, and a person decides."""
+    place.recovery("policy", place.tenant, "--grace-quota", "1")
+    machine, node = place.activated()
+    other = place.repaired(machine)
+    case = place.waits(other)
+    assert place.recovery("show", case)["silent_until"]
+    machine.up()
+    wait_until("the contact of the node", lambda: place.recovery("show", case)["state"] == "needs_operator")
+    assert "the node was online at" in place.recovery("show", case)["reason"]
+    assert place.waits(other) == case
+    assert machine.granted(), "the machine that runs was stopped"
+    machine.down()
+    place.check(machine, node, 1)
+    assert len(place.audited("recovery.node_online")) >= 1
+
+
 ROWS: dict[str, Callable[[Place], None]] = {
     function.__name__.replace("_", " "): function
     for function in (
@@ -406,6 +424,7 @@ ROWS: dict[str, Callable[[Place], None]] = {
         replaced_on_grace,
         grace_denied,
         quota_used_up,
+        grace_while_the_node_is_online,
         wrong_code,
         code_issued_again,
         code_used_twice,

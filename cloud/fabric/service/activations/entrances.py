@@ -14,6 +14,7 @@ from cloud.fabric.errors import CodeRefused, RecoveryRefused, SeatsExhausted
 from cloud.fabric.licensing.standing import check_admission
 from cloud.fabric.service.activations.approval import Approvals
 from cloud.fabric.service.activations.proved import Proved, Recognised
+from cloud.fabric.service.nodes.silence import Silences
 from cloud.fabric.service.ports import Now
 from cloud.fabric.service.recovery.cases import Claimant, RecoveryCases
 from cloud.fabric.service.recovery.refusals import RecoveryRefusals
@@ -166,6 +167,7 @@ class RecoveryEntrance:
     activations: ActivationStore
     approvals: Approvals
     cases: RecoveryCases
+    silences: Silences
     refusals: RecoveryRefusals
 
     def keys(self, row: ActivationRow) -> tuple[str, ...]:
@@ -199,6 +201,7 @@ class RecoveryEntrance:
 
     async def waiting(self, row: ActivationRow) -> AwaitedApproval:
         """See `Entrance`. Raises RecoveryRefused, ApprovalExpired."""
+        await self.silences.let_on(row)
         awaited = await self.cases.awaited(row)
         return msgspec.structs.replace(self.approvals.answer(row), recovery=awaited)
 

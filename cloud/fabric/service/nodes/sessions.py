@@ -158,6 +158,7 @@ class Sessions:
             node, generation = await self.statements.presented.settle(node, generation, body.presented)
         if generation.state == "offered":
             return Session(chain, StatementAnswer("", ""), renewal=renewal)
+        await self.statements.silences.heard(node, generation)
         await self.replaced.remembered(node)
         generation = await self.statements.refreshed(node, generation, body.presented, now)
         # The cursor was read before the statement. A change in between makes the node's next poll return at once.

@@ -14,6 +14,7 @@ from cloud.fabric.service.input_checks import check_nonce_form
 from cloud.fabric.service.nodes.known import load
 from cloud.fabric.service.nodes.replaced import ReplacedMachines
 from cloud.fabric.service.nodes.seen import SeenSessions
+from cloud.fabric.service.nodes.silence import Silences
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed, needs_signing
 from cloud.fabric.service.ports import Now, Presented, Transaction
 from cloud.fabric.service.published_trust.trust_reports import TrustReports
@@ -49,6 +50,7 @@ class Statements:
     seen: SeenSessions
     presented: Presented
     replaced: ReplacedMachines
+    silences: Silences
     audit: AuditLog
 
     async def statement(self, peer: NodePeer, ask: Ask) -> StatementAnswer:
@@ -68,6 +70,7 @@ class Statements:
         if generation.sessions_from is not None and peer.not_before + CLOCK_SKEW < generation.sessions_from:
             # A suspected copy may have opened it. Each holder opens another one, and gets what is for it.
             raise SessionOutdated("this session was opened before a clone of the node was suspected, or settled")
+        await self.silences.heard(node, generation)
         self.trust_reports.note(generation, ask.trust_version)
         generation = await self.refreshed(node, generation, ask.presented, now)
         return self.statement_stream.answer(generation, ask.nonce, now)
@@ -161,9 +164,10 @@ class Statements:
 
         Raises NodeUnknown, Conflict, TooOften.
         """
-        _, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
+        node, generation = await load(self.nodes, peer.tenant, peer.node, peer.generation)
         if generation.state == "offered":
             raise Conflict("this generation is not confirmed yet")
+        await self.silences.heard(node, generation)
 
         async def cursor() -> int:
             return await self.nodes.cursor(peer.node) or 0

@@ -13,6 +13,7 @@ from cloud.fabric.bodies.recovery_codes import (
     GRACE_QUOTA_MAX,
     PERIOD_DAYS_MAX,
     REPAIR_QUOTA_MAX,
+    SILENCE_MINUTES_MAX,
     SetRecoveryPolicy,
 )
 from cloud.fabric.errors import Invalid, NotFound
@@ -27,6 +28,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "grace_quota": (0, GRACE_QUOTA_MAX),
     "period_days": (1, PERIOD_DAYS_MAX),
     "grace_hours": (1, GRACE_HOURS_MAX),
+    "silence_minutes": (0, SILENCE_MINUTES_MAX),
     "repair_quota": (0, REPAIR_QUOTA_MAX),
     "code_delay_hours": (0, CODE_DELAY_HOURS_MAX),
     "case_days": (1, CASE_DAYS_MAX),

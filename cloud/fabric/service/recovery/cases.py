@@ -81,6 +81,7 @@ class RecoveryCases:
             tier=node.tier,
             held=held,
             conflicting=node.hold != "" or (held and row.claim.later),
+            heartbeat_seconds=(node.intervals.heartbeat_seconds or 0) if node.intervals is not None else 0,
         )
         decided = decide(tenant.recovery, known, asked, used, earlier, now)
         if isinstance(decided, Refuse):
@@ -99,6 +100,10 @@ class RecoveryCases:
             await self.cases.insert(case)
         else:
             await self.cases.update(case)
+        if decided.silent_until is not None and not decided.goes_on:
+            # A node that is online makes a contact at once.
+            watched = msgspec.structs.replace(node, silent_until=decided.silent_until)
+            await self.nodes.update(watched, wakes=True)
         await self._audit_proof(case, row, opened=own is None)
         return case, decided.goes_on
 
@@ -148,6 +153,7 @@ class RecoveryCases:
             code=bool(case.code),
             grace=case.grace,
             grace_until=case.grace_until,
+            silent_until=case.silent_until,
         )
 
     async def _is_same(self, claimant: Claimant, case: RecoveryCaseRow) -> bool:
@@ -211,6 +217,7 @@ class RecoveryCases:
             reason=decided.reason or (own.reason if own.decided_by else ""),
             code=code or own.code,
             grace=own.grace or decided.grace,
+            silent_until=decided.silent_until or own.silent_until,
         )
 
     async def _end_before(self, before: RecoveryCaseRow, case: RecoveryCaseRow) -> None:

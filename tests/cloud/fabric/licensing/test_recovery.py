@@ -13,7 +13,7 @@ from protocol.messages.recovery import Situation
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NO_GRACE = RecoveryPolicy()
-GRACE = RecoveryPolicy(grace_quota=2)
+GRACE = RecoveryPolicy(grace_quota=2, silence_minutes=0)
 NODE = Known(standing="active", seat_held=True, confirmed=True, tier="attested")
 
 
