@@ -56,6 +56,11 @@ RETRY_SECONDS_MIN = 1.0
 """Pause after the first failed attempt. The pause doubles with each failure."""
 RETRY_SECONDS_MAX = 30.0
 """Longest pause. A disk that is back is used within this time."""
+BUSY_SECONDS_MAX = 8.0
+"""How long a start under systemd waits for a command that has just activated the machine: systemd starts the agent when
+the command writes `current.json`, and the command still has to raise the floor. Below DISK_SECONDS_MAX, so that the
+socket does not answer with a closed gate meanwhile."""
+BUSY_PAUSE_SECONDS = 0.1
 UNKNOWN = Holder("", TenantId(""), NodeId(""), 0)
 """The holder in the documents while no identity can be read."""
 
@@ -168,6 +173,7 @@ class _Start:
         self._held = held
         self._passed = passed
         self._lending = lending or Lending(config.state_dir, held.close)
+        self._busy_seconds = BUSY_SECONDS_MAX if passed else 0.0
         self._owned = False
         self._state = State(config.state_dir)
         self._starting = Starting(config, self._state, clock)
@@ -220,6 +226,7 @@ class _Start:
 
     async def _read_until_it_succeeds(self, pause: float) -> Agent | NodeError:
         """The agent, or an error that waiting does not end."""
+        busy_until = trio.current_time() + self._busy_seconds
         while True:
             try:
                 agent = await on_disk(self._read)
@@ -230,7 +237,10 @@ class _Start:
                     return error
                 continue
             except StateBusy as error:
-                return error
+                if trio.current_time() >= busy_until:
+                    return error
+                await trio.sleep(BUSY_PAUSE_SECONDS)
+                continue
             except (StateError, TrustError) as error:
                 if isinstance(error, StateNewer) or (
                     isinstance(error, StateUnsafe) and error.path == self._config.state_dir

@@ -3,10 +3,12 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +330,35 @@ async def test_a_signal_ends_an_agent_whose_state_is_lent(config: Config, state:
         await until("the agent answers", lambda: ask("license"))
     with StateLock(config.state_dir):
         pass
+
+
+async def test_a_start_under_systemd_waits_for_the_command_that_has_just_activated_the_machine(
+    config: Config, state: State, tpm: Tpm
+) -> None:
+    command, looks = StateLock(config.state_dir), 0
+    command.acquire()
+
+    def release(call: str, path: str) -> None:
+        nonlocal looks
+        looks += call == "flock" and path.endswith("state")
+        if looks == 3:
+            command.release()
+
+    async def active() -> bool:
+        reply = await request(config.socket, "GET", "/v1/license")
+        return str(reply.document["state"]) == "active"
+
+    with socket.socket(socket.AF_UNIX) as of_systemd:
+        of_systemd.bind(str(config.socket))
+        config.socket.chmod(0o666)
+        of_systemd.listen()
+        async with trio.open_nursery() as nursery:
+            with calls.hooked(release):
+                nursery.start_soon(partial(startup.run, config, tpm, passed=[of_systemd.fileno()]))
+                await until("the agent to use the state", active)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def test_a_start_without_systemd_beside_another_agent_ends(config: Config, state: State, tpm: Tpm) -> None:
+    with StateLock(config.state_dir), pytest.raises(StateBusy):
+        await startup.run(config, tpm)
