@@ -135,10 +135,15 @@ def _read_file(path: Path, required: bool, *, others: bool = False) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if others and isinstance(error, PermissionError):
             return b""
-        raise ConfigError(f"cannot read the settings in {path}: {getattr(error, 'strerror', error)}") from error
+        raise _unreadable(path, error) from error
     if len(data) > CONFIG_BYTES_MAX:
         raise ConfigError(f"cannot read the settings in {path}: it is larger than {CONFIG_BYTES_MAX} bytes")
     return data
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> ConfigError:
+    step = "Run the command as root." if isinstance(error, PermissionError) else "Check the file and its directory."
+    return ConfigError(f"cannot read the settings in {path}: {getattr(error, 'strerror', error)}", next_step=step)
 
 
 def parse_file(data: bytes, path: Path) -> dict[str, Any]:
@@ -198,7 +203,7 @@ def _drop_ins(directory: Path, *, others: bool) -> list[Path]:
     except OSError as error:
         if others and isinstance(error, PermissionError):
             return []
-        raise ConfigError(f"cannot read the settings in {directory}: {error.strerror}") from error
+        raise _unreadable(directory, error) from error
     names = [name for name in names if name.endswith(".toml") and not name.startswith(".")]
     if len(names) > DROP_INS_MAX:
         raise ConfigError(f"cannot read the settings in {directory}: it has more than {DROP_INS_MAX} files `*.toml`")

@@ -308,8 +308,9 @@ def test_settings_of_root_are_left_out_for_others_who_only_ask(default: Path, mo
     monkeypatch.setattr(os, "open", refusing)
     assert load_settings({}, {}, default=default, others=True).config == Config()
     for options in ({}, {"config": str(default)}):
-        with pytest.raises(ConfigError, match="Permission denied"):
+        with pytest.raises(ConfigError, match="Permission denied") as caught:
             load_settings(options, {}, default=default, others=bool(options))
+        assert caught.value.next == "Run the command as root."
 
 
 PACKAGED = Path(__file__).parents[2] / "packaging" / "cascadia" / "cascadia.toml"
