@@ -64,7 +64,7 @@ def _bound(drop_in: Path) -> list[str]:
     ("files", "bound", "starts"),
     [
         ({f"{LIB}/a.service": "[Unit]\nDescription=a\n"}, {}, {}),
-        ({f"{LIB}/a.service": LINE}, {"a.service": ["vision"]}, {}),
+        ({f"{LIB}/a.service": LINE + INSTALL}, {"a.service": ["vision"]}, {}),
         (
             {f"{LIB}/a.service": LINE + INSTALL, f"{ETC}/multi-user.target.wants/a.service": None},
             {"a.service": ["vision"]},
