@@ -1,0 +1,142 @@
+"""The maintainer scripts of the agent's packages: their shell, their version of the state, and what a purge says.
+
+`make drills PART=lifecycle` runs them in dpkg on a machine with systemd.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from node.disk.version import STATE_VERSION
+
+PACKAGING = Path(__file__).parents[2] / "packaging" / "cascadia"
+SCRIPTS = sorted((PACKAGING / "scripts").glob("*/*"))
+FIRST = [(PACKAGING / "scripts/deb/preinst", "upgrade"), (PACKAGING / "scripts/rpm/pre", "2")]
+NODE = "node_01k00000000000000000000000"
+
+
+def run(script: Path, state: Path, *arguments: str, systemd: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a script with another state directory and with stand-ins for the programs of the system."""
+    programs = state.parent / "programs"
+    programs.mkdir(exist_ok=True)
+    for name in ("systemctl", "deb-systemd-helper", "deb-systemd-invoke") if systemd else ():
+        (programs / name).write_text("#!/bin/sh\nexit 0\n")
+        (programs / name).chmod(0o755)
+    for name in ("head", "sed", "tail", "cat", "rm", "timeout", "mkdir", "cp"):
+        (programs / name).unlink(missing_ok=True)
+        (programs / name).symlink_to(str(shutil.which(name)))
+    text = script.read_text()
+    for path in ("/var/lib/cascadia", "/usr/lib/cascadia", "/etc/cascadia", "/run/cascadia", "/run/systemd/system"):
+        text = text.replace(path, f"{state.parent}{path}")
+    text = text.replace(f"{state.parent}/var/lib/cascadia", str(state))
+    changed = state.parent / "script"
+    changed.write_text(text)
+    return subprocess.run(
+        ["/bin/sh", str(changed), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+        env={"PATH": str(programs)},
+    )
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state directory beside the folders of a system."""
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "state").mkdir()
+    return tmp_path / "state"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_script_is_plain_shell(script: Path) -> None:
+    subprocess.run(["dash", "-n", str(script)], check=True)
+    assert "set -e\n" in script.read_text() or script.parent.name == "rpm", "a step of dpkg that fails must be seen"
+
+
+@pytest.mark.parametrize("script", [script for script, _ in FIRST], ids=["deb", "rpm"])
+def test_the_packages_know_the_version_of_the_state(script: Path) -> None:
+    assert re.findall(r"(?m)^STATE_VERSION=(.*)$", script.read_text()) == [str(STATE_VERSION)]
+
+
+@pytest.mark.parametrize(("script", "argument"), FIRST, ids=["deb", "rpm"])
+def test_a_newer_state_is_refused_before_anything_is_unpacked(state: Path, script: Path, argument: str) -> None:
+    for content in (None, "", "\n", "x\n", "0\n", f"{STATE_VERSION}\n"):
+        if content is not None:
+            (state / "version").write_text(content)
+        assert run(script, state, argument).returncode == 0, content
+    (state / "version").write_text(f"{STATE_VERSION + 1}\n")
+    refused = run(script, state, argument)
+    assert refused.returncode == 1
+    assert f"has version {STATE_VERSION + 1}, and it\nreads version {STATE_VERSION}." in refused.stderr
+    assert "cascadia deactivate" in refused.stderr
+
+
+@pytest.mark.parametrize(("script", "argument"), FIRST, ids=["deb", "rpm"])
+def test_a_system_without_systemd_is_refused(state: Path, script: Path, argument: str) -> None:
+    refused = run(script, state, argument, systemd=False)
+    assert (refused.returncode, "the agent runs under systemd" in refused.stderr) == (1, True)
+
+
+def purge(state: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """Purge a machine with an identity, after a removal that has kept this program; "" for none."""
+    (state / "identity/g-1").mkdir(parents=True, exist_ok=True)
+    (state / "identity/g-1/identity.json").write_text(f'{{"format":1,"node":"{NODE}","generation":1}}\n')
+    kept = state.parent / "usr/lib/cascadia-removed"
+    if program:
+        kept.mkdir(exist_ok=True)
+        (kept / "cascadia").write_text(program)
+        (kept / "cascadia").chmod(0o755)
+    done = run(PACKAGING / "scripts/deb/postrm", state, "purge")
+    assert done.returncode == 0, "a purge never fails"
+    assert not state.exists()
+    assert not kept.exists()
+    return done
+
+
+def test_a_removal_keeps_the_state(state: Path) -> None:
+    (state / "current.json").touch()
+    assert run(PACKAGING / "scripts/deb/postrm", state, "remove").returncode == 0
+    assert (state / "current.json").exists()
+
+
+def test_a_purge_deactivates_and_leaves_the_words_to_the_program(state: Path) -> None:
+    done = purge(state, '#!/bin/sh\necho "$0 $*"\n')
+    assert done.stdout.endswith("/usr/lib/cascadia-removed/cascadia deactivate --yes --forget\n")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("program", ["", "#!/bin/sh\nexit 70\n", "#!/nonexistent/python3\n"])
+def test_a_purge_that_cannot_deactivate_names_the_seat(state: Path, program: str) -> None:
+    assert f"cascade node release {NODE}" in purge(state, program).stderr
+
+
+def test_needrestart_restarts_the_agent_and_never_a_gate() -> None:
+    """needrestart reads the file as Perl. Perl is there, because dpkg needs it."""
+    program = r"""
+        our %nrconf = (override_rc => {});
+        do $ARGV[0] or die $@;
+        for my $unit ('cascadia.service', 'cascadia-gate@vision.service', 'other.service') {
+            for my $pattern (keys %{$nrconf{override_rc}}) {
+                print "$unit $nrconf{override_rc}->{$pattern}\n" if $unit =~ /$pattern/;
+            }
+        }
+    """
+    done = subprocess.run(
+        [
+            "perl",
+            "-we",
+            program.replace("do $ARGV[0] or", "eval { do $ARGV[0]; 1 } or"),
+            PACKAGING / "needrestart.conf",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert sorted(done.stdout.splitlines()) == ["cascadia-gate@vision.service 0", "cascadia.service 1"]
