@@ -321,6 +321,7 @@ class RecoveryCode(Table, db=UNBOUND, tablename="recovery_code"):
     used_at = Timestamptz(null=True, default=None)
     used_case = Varchar(length=ID)
     revoked_at = Timestamptz(null=True, default=None)
+    proof_key = Varchar(length=ID, default="", index=True)
 
 
 class AirgapExchange(Table, db=UNBOUND, tablename="airgap_exchange"):

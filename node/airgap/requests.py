@@ -227,9 +227,8 @@ async def _enrolment_request(
         development=development,
         recovery=wanted.recovery,
     )
-    proves = wanted.kind == "activate"
-    code = prove_code(wanted.code, made.request, made.public_key) if proves else wanted.code
-    made = msgspec.structs.replace(made, code=code)
+    if wanted.code:
+        made = msgspec.structs.replace(made, code=prove_code(wanted.code, made.request, made.public_key))
     body = wire.body_of(made)
     signed = wire.signed_bytes(body, made.request, chip.node_key.public_key())
     signature, key, quote = await tpm.run(partial(_proved, chip=chip, signed=signed, body=body))

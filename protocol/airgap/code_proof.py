@@ -1,9 +1,9 @@
-"""Pure functions: prove in a request that the machine has an activation code, without showing the code.
+"""Pure functions: prove in a request that the machine has an activation or recovery code, without showing the code.
 
-Request files are carried, mailed and printed. A code in the clear would be a seat for every reader of the file. So the
-code is the seed of an Ed25519 key (RFC 8032): the cloud stores the public key when the code is made, and the request has
-a signature over its own id and node key. A reader of the file learns the public key, and cannot use the code for another
-node key. A reader of the cloud's database cannot make a proof either.
+Request files are carried, mailed and printed. A code in the clear would be a seat, or a node, for every reader of the
+file. So the code is the seed of an Ed25519 key (RFC 8032): the cloud stores the public key when the code is made, and
+the request has a signature over its own id and node key. A reader of the file learns the public key, and cannot use the
+code for another node key. A reader of the cloud's database cannot make a proof either.
 """
 
 from cryptography.exceptions import InvalidSignature
@@ -53,5 +53,5 @@ def open_code_proof(text: str, request: AirgapRequestId, public_key: bytes) -> s
             raise EncodingError("another length")
         Ed25519PublicKey.from_public_bytes(raw).verify(b64url_decode(signature), _message(request, public_key))
     except (EncodingError, InvalidSignature, ValueError) as error:
-        raise CodeProofInvalid("the request has no valid proof of an activation code") from error
+        raise CodeProofInvalid("the request has no valid proof of a code") from error
     return raw.hex()

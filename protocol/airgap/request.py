@@ -134,7 +134,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     unreadable: Annotated[tuple[_Component, ...], msgspec.Meta(max_length=COMPONENTS_MAX)] = ()
     """Kinds of components that could not be read."""
     code: Annotated[str, msgspec.Meta(max_length=CODE_CHARS_MAX)] = ""
-    """Proof of the activation code (`protocol.airgap.code_proof`). For a recovery: text of a recovery code, or empty."""
+    """Proof of the activation code or of the recovery code (`protocol.airgap.code_proof`). Empty for a recovery without a
+    code. Agents of an earlier release put the text of the recovery code here."""
     endorsement: EndorsementEvidence | None = None
     """The TPM, and the attestation key that certifies the node key."""
     receipt: Receipt | None = None
@@ -142,7 +143,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     development: bool = False
     """Whether the agent runs in development mode."""
     recovery: RecoveryClaim | None = None
-    """What the machine says about the node that it was, for a recovery. `code` may then hold a recovery code."""
+    """What the machine says about the node that it was, for a recovery. `code` may then prove a recovery code."""
     renewal: Annotated[str, msgspec.Meta(max_length=RENEWAL_TOKEN_CHARS_MAX)] | msgspec.UnsetType = msgspec.UNSET
     """Renewal token of the last answer or session that had one. A node without a token leaves it out."""
     usage: Annotated[str, msgspec.Meta(max_length=USAGE_BYTES_MAX)] | msgspec.UnsetType = msgspec.UNSET

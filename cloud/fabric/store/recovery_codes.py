@@ -18,6 +18,7 @@ _IS_OPEN = (
 _ADD = _CODE.insert
 _BY_ID = compiled(_CODE.select().where(RecoveryCode.id == param("id")))
 _BY_HASH = compiled(_CODE.select().where(RecoveryCode.secret_hash == param("secret_hash")))
+_BY_PROOF_KEY = compiled(_CODE.select().where(RecoveryCode.proof_key == param("proof_key")))
 _PAGE = compiled(
     _CODE.select()
     .where(RecoveryCode.id > param("after"), filtered(RecoveryCode.tenant), filtered(RecoveryCode.node))
@@ -79,6 +80,9 @@ class RecoveryCodeStore:
 
     async def find_by_hash(self, secret_hash: str) -> RecoveryCodeRow | None:
         return _CODE.read_one(await self._engine.fetch_one(_BY_HASH, secret_hash=secret_hash))
+
+    async def find_by_proof_key(self, proof_key: str) -> RecoveryCodeRow | None:
+        return _CODE.read_one(await self._engine.fetch_one(_BY_PROOF_KEY, proof_key=proof_key))
 
     async def page(self, tenant: str, node: str, after: str, limit: int) -> list[RecoveryCodeRow]:
         """Codes after the id `after`, in order of id. An empty filter matches every code."""

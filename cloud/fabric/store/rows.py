@@ -370,7 +370,8 @@ class RecoveryCodeRow(msgspec.Struct, frozen=True):
 
     `node` is the node that it recovers; empty if it recovers any node of the tenant whose fingerprint matches.
     `recovery_case` is the case that it was issued for, if any. It is accepted from `usable_from` until before
-    `expires_at`, once: `used_at` is the time, `used_case` the recovery case that used it.
+    `expires_at`, once: `used_at` is the time, `used_case` the recovery case that used it. `proof_key` is the public
+    key of the code (`protocol.airgap.code_proof`); empty for a code of an earlier release.
     """
 
     id: RecoveryCodeId
@@ -385,6 +386,7 @@ class RecoveryCodeRow(msgspec.Struct, frozen=True):
     used_at: datetime | None = None
     used_case: str = ""
     revoked_at: datetime | None = None
+    proof_key: str = ""
 
 
 class TokenRow(msgspec.Struct, frozen=True):

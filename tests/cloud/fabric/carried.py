@@ -61,7 +61,7 @@ class Site:
         if kind != "refresh" and "public_key" not in changes:
             machine.node_key = ec.generate_private_key(ec.SECP256R1())
         identity = AirgapRequestId(make_id("agr", self.made, machine.label.encode().ljust(10, b"-")[:10]))
-        if kind == "activate" and changes.get("code"):
+        if changes.get("code") and not changes.pop("shown", False):
             changes["code"] = prove_code(changes["code"], identity, spki(machine.node_key))
         values: dict[str, Any] = {
             "format": requests.FORMAT,

@@ -99,8 +99,18 @@ class ActivationStarts:
         """
         if claim is msgspec.UNSET:
             return await self._by_code(code)
-        self.recovery_limits.count(source_of(host), self.now())
-        named = await self.claims.read(claim, code, source=source_of(host), chip=sha256_hex(public_key))
+        return await self.claimed(claim, host, public_key, code=code)
+
+    async def claimed(
+        self, claim: RecoveryClaim, host: str, public_key: bytes, *, code: str = "", proof_key: str = ""
+    ) -> Right:
+        """The right of the node that a claim names. `proof_key` proves a recovery code in the place of its text.
+
+        Raises Invalid, RecoveryRefused, RecoveryCodeRefused, TooOften.
+        """
+        source = source_of(host)
+        self.recovery_limits.count(source, self.now())
+        named = await self.claims.read(claim, code, source=source, chip=sha256_hex(public_key), proof_key=proof_key)
         return Right(tenant=named.tenant, code=None, node=named.node, claimed=named.claimed)
 
     async def _by_code(self, text: str) -> Right:

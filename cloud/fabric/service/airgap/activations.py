@@ -16,7 +16,7 @@ import msgspec
 
 from cloud.fabric.attestation.evidence import NodeKey
 from cloud.fabric.entropy import Entropy
-from cloud.fabric.errors import AirgapInvalid, AirgapOutdated, CodeRefused
+from cloud.fabric.errors import AirgapInvalid, AirgapOutdated, CodeRefused, RecoveryCodeRefused
 from cloud.fabric.service.activations.starts import ActivationStarts, Claim, Right
 from cloud.fabric.service.activations.with_tpm import Activations, ChipProof
 from cloud.fabric.service.airgap.contacts import Contacts
@@ -117,7 +117,8 @@ class FileActivations:
         if opened.request.kind == "activate" or claim is None:
             return await self._code(opened)
         if row is None or row.state in ENDED:
-            return await self.starts.right(opened.request.code, claim, "", evidence.ek_public)
+            code, key = _recovery_code(opened)
+            return await self.starts.claimed(claim, "", evidence.ek_public, code=code, proof_key=key)
         tenant = await self.tenants.find(row.tenant)
         if tenant is None:
             raise CodeRefused
@@ -214,6 +215,20 @@ class FileActivations:
         )
         await self.contacts.note(opened, node, recorded.generation)
         return self.contacts.clones.token(recorded.generation, recorded.judgement, opened.file.signature)
+
+
+def _recovery_code(opened: OpenedRequest) -> tuple[str, str]:
+    """The text of a recovery code, or the public key that proves one; each may be empty. Raises RecoveryCodeRefused.
+
+    An agent of an earlier release shows the code as it is.
+    """
+    request = opened.request
+    if "." not in request.code:
+        return request.code, ""
+    try:
+        return "", open_code_proof(request.code, request.request, request.public_key)
+    except CodeProofInvalid as error:
+        raise RecoveryCodeRefused(str(error)) from error
 
 
 def _evidence(opened: OpenedRequest) -> tuple[EndorsementEvidence, KeyEvidence]:

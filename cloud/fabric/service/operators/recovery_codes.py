@@ -36,6 +36,7 @@ from cloud.fabric.store.recovery_codes import RecoveryCodeStore
 from cloud.fabric.store.rows import NodeRow, RecoveryCaseRow, RecoveryCodeRow, TenantRow
 from cloud.fabric.store.tenants import TenantStore
 from cloud.http.guard import Operator
+from protocol.airgap.code_proof import proof_key
 from protocol.codes import RECOVERY_ENTROPY_BYTES, make_recovery_code
 from protocol.ids import NodeId, RecoveryCodeId, RecoveryId, TenantId
 from protocol.messages.recovery import CaseState
@@ -181,6 +182,7 @@ class RecoveryCodeIssues:
             id=code,
             tenant=scope.tenant.id,
             secret_hash=recovery_code_hash(self.key, secret),
+            proof_key=proof_key(secret),
             node=NodeId("") if scope.node is None else scope.node.id,
             recovery_case="" if scope.case is None else scope.case.id,
             created_at=now,

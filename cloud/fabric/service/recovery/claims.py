@@ -39,16 +39,18 @@ class RecoveryClaims:
     tenants: TenantStore
     codes: RecoveryCodes
 
-    async def read(self, claim: RecoveryClaim, code_text: str, *, source: str, chip: str) -> Named:
+    async def read(self, claim: RecoveryClaim, code_text: str, *, source: str, chip: str, proof_key: str = "") -> Named:
         """The tenant and the node that a claim names, by its recovery code, its statement or an id.
 
-        `source` is the caller's address, and `chip` a hash of the machine's public EK or node key. Raises Invalid,
-        RecoveryRefused, RecoveryCodeRefused, TooOften.
+        `source` is the caller's address, and `chip` a hash of the machine's public EK or node key. A request in a file
+        proves a code by `proof_key` in the place of its text. Raises Invalid, RecoveryRefused, RecoveryCodeRefused,
+        TooOften.
         """
-        if not code_text.strip():
+        if not (code_text.strip() or proof_key):
             return await self._named(claim, None)
         async with self.codes.attempt(Caller(source, chip)):
-            return await self._named(claim, await self.codes.find(code_text))
+            found = self.codes.find_proved(proof_key) if proof_key else self.codes.find(code_text)
+            return await self._named(claim, await found)
 
     async def _named(self, claim: RecoveryClaim, code: RecoveryCodeRow | None) -> Named:
         named = _node_id(claim.node)

@@ -63,9 +63,17 @@ class RecoveryCodes:
             code = parse_recovery_code(text)
         except SecretFormatError as error:
             raise RecoveryCodeRefused(str(error)) from error
-        row = await self.codes.find_by_hash(recovery_code_hash(self.key, code))
+        return self._usable(await self.codes.find_by_hash(recovery_code_hash(self.key, code)), "no such recovery code")
+
+    async def find_proved(self, proof_key: str) -> RecoveryCodeRow:
+        """As `find`, by the public key with which a request proves the code. Raises RecoveryCodeRefused."""
+        detail = "no such recovery code, or an earlier release issued it; such a code is not accepted in a file"
+        return self._usable(await self.codes.find_by_proof_key(proof_key), detail)
+
+    def _usable(self, row: RecoveryCodeRow | None, unknown: str) -> RecoveryCodeRow:
+        """The code, if it may be accepted. A used one is returned. Raises RecoveryCodeRefused."""
         if row is None:
-            raise RecoveryCodeRefused("no such recovery code")
+            raise RecoveryCodeRefused(unknown)
         if row.used_at is None:
             _check_in_force(row, self.now())
         return row

@@ -5,9 +5,10 @@ from datetime import timedelta
 import pytest
 
 from cloud.fabric.errors import AirgapOutdated, RecoveryCodeRefused, RecoveryRefused
+from cloud.storage import Statement
 from protocol.signed.statements import Lease, Revocation, Suspension
 from tests.cloud.fabric.carried import Site, a_site
-from tests.cloud.fabric.recovering import case_of, claim, decide, seats
+from tests.cloud.fabric.recovering import case_of, claim, decide, recovered, seats
 from tests.cloud.fabric.service.recovery.support import issue
 from tests.cloud.fabric.support import World, change
 
@@ -21,11 +22,16 @@ def reinstalled(site: Site) -> Site:
     return fresh
 
 
-async def test_a_recovery_code_brings_a_reinstalled_machine_back_in_one_round(site: Site, world: World) -> None:
+@pytest.mark.parametrize("shown", [False, True])
+async def test_a_recovery_code_brings_a_reinstalled_machine_back_in_one_round(
+    site: Site, world: World, shown: bool
+) -> None:
+    """An agent of an earlier release shows the code."""
     node, fresh = site.machine.node, reinstalled(site)
     world.clock.forward(HOUR)
     code = (await issue(world, node=node)).codes[0].secret
-    text = fresh.text("recover", recovery=claim(node), code=code)
+    text = fresh.text("recover", recovery=claim(node), code=code, shown=shown)
+    assert (code in text) is shown
     lease = fresh.take(await fresh.answered(text))
     assert isinstance(lease, Lease)
     assert (lease.node, lease.generation, await seats(world, node)) == (node, 2, 1)
@@ -37,6 +43,30 @@ async def test_a_recovery_code_brings_a_reinstalled_machine_back_in_one_round(si
     assert isinstance(await _again(fresh, text), Suspension)
     with pytest.raises(RecoveryCodeRefused):
         await fresh.send(reinstalled(fresh).text("recover", recovery=claim(node), code=code))
+
+
+async def test_a_reader_of_the_file_cannot_use_the_recovery_code(site: Site, world: World) -> None:
+    node, fresh = site.machine.node, reinstalled(site)
+    world.clock.forward(HOUR)
+    code = (await issue(world, node=node)).codes[0]
+    proof = fresh.request("recover", recovery=claim(node), code=code.secret).code
+    thief = a_site(world, "another ek")
+    for stolen in (proof, proof[:-4] + "AAAA", "."):
+        with pytest.raises(RecoveryCodeRefused, match="no valid proof of a code"):
+            await thief.send(thief.text("recover", recovery=claim(node), code=stolen, shown=True))
+    row = await world.stores.recovery_codes.find(code.code.id)
+    assert row is not None
+    assert (row.used_at, (await world.node(node)).last_generation) == (None, 1)
+
+
+async def test_a_recovery_code_of_an_earlier_release_is_not_proved_in_a_file(site: Site, world: World) -> None:
+    node, fresh = site.machine.node, reinstalled(site)
+    world.clock.forward(HOUR)
+    code = (await issue(world, node=node)).codes[0].secret
+    await world.stores.engine.fetch(Statement("UPDATE recovery_code SET proof_key = ''"))
+    with pytest.raises(RecoveryCodeRefused, match="an earlier release issued it"):
+        await fresh.send(fresh.text("recover", recovery=claim(node), code=code))
+    assert isinstance(await recovered(fresh.machine, claim(node), code), Lease), "over a network it counts"
 
 
 async def _again(site: Site, text: str) -> object:
