@@ -84,7 +84,7 @@ def _become_owner(args: Namespace) -> str | None:
         return None
     try:
         return become_owner(directory)
-    except (OSError, KeyError) as error:
+    except OSError as error:
         raise CliError(
             EXIT_INTERNAL,
             "owner_unusable",

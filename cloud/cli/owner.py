@@ -30,12 +30,16 @@ def owner_of(directory: Path) -> int | None:
 def become_owner(directory: Path) -> str | None:
     """If root runs this process, and another user owns `directory`, become this user. Return the user's name.
 
-    There is no way back to root. Returns None if nothing was changed. Raises OSError.
+    There is no way back to root. Returns None if nothing was changed: also if the owner has no account on this machine,
+    as in a container, because no service runs as that user. Raises OSError.
     """
     uid = owner_of(directory)
     if os.geteuid() != 0 or not uid:
         return None
-    account = pwd.getpwuid(uid)
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        return None
     os.setgroups(os.getgrouplist(account.pw_name, account.pw_gid))
     os.setgid(account.pw_gid)
     os.setuid(uid)

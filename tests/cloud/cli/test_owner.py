@@ -47,6 +47,17 @@ def test_nobody_else_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, eu
     assert changes.made == []
 
 
+def test_an_owner_without_an_account_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    changes = Changes(monkeypatch, euid=0, uid=99)
+
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert become_owner(tmp_path) is None
+    assert changes.made == []
+
+
 def test_the_owner_of_what_is_not_there_yet(tmp_path: Path) -> None:
     assert owner_of(tmp_path / "not" / "there") == os.getuid()
     assert owner_of(Path("/")) == 0
