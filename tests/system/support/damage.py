@@ -72,8 +72,11 @@ def damage(machine: Machine, names: Iterable[str | Path], kind: str) -> None:
 
 
 def damaged_files(saved: Path) -> list[tuple[str | Path, ...]]:
-    """The files whose damage closes the gate: each file by itself, and redundant files together."""
-    redundant = {*RECORDS, *FLOORS, "current.json"}
+    """The files whose damage closes the gate: each file by itself, and redundant files together.
+
+    `version` is no evidence: without it, the agent reads the state as that of an earlier agent.
+    """
+    redundant = {*RECORDS, *FLOORS, "current.json", "version"}
     assert {str(name) for name in files_of(saved)} > redundant
     alone = [(name,) for name in files_of(saved) if str(name) not in redundant]
     return [*alone, RECORDS, FLOORS, (*RECORDS, "current.json")]
