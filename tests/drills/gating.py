@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
+
 from lab.cloud import Cloud
 from lab.debian_root import Release, debian_root
 from lab.nspawn import Container, missing_packages
@@ -286,6 +288,25 @@ def other_entitlements(site: Site) -> None:
     require(site.machine.run("systemctl", "start", REPORT).status != 0, "a job ran after the end of its entitlement")
 
 
+def dates(site: Site) -> None:
+    """Past its grace a lease still lets the units run. They end with the lease, and start with the next one."""
+    site.activate("--lease-seconds", "5,10,15,60")
+    site.follows("started by a short lease", VISION, True, 30.0)
+    site.cloud.down()
+
+    def state() -> str:
+        return str(msgspec.json.decode(site.machine.cascadia("status").out)["license"]["state"])
+
+    wait_until("the end of the grace", lambda: state() == "restricted", 60)
+    site.stays("the program runs past the grace", 3, lambda: site.is_active(VISION))
+    site.follows("stopped by the end of the lease, after its grace", VISION, False, 60.0)
+    require(state() == "terminated", f"the lease is {state()}")
+    require("denied: the lease has terminated" in site.status(GATE), "no reason in the status of the gate")
+    site.cloud.up()
+    site.machine.cascadia("renew")
+    site.follows("started by a new lease", VISION, True)
+
+
 def revoked(site: Site) -> None:
     """Every unit stops and cannot be started, also after a boot; a boot has no failed unit of the vendor."""
     site.activate()
@@ -352,7 +373,7 @@ def score(site: Site) -> None:
 Row = Callable[[Site], None]
 ROWS: Sequence[Row] = (
     unactivated, granted, score, suspended, resumed, agent_away, agent_gone, own_faults, disabled, offline_reboot,
-    container, other_entitlements, revoked, readmitted,
+    container, other_entitlements, dates, revoked, readmitted,
 )  # fmt: skip
 """In this order: each row finds what the row before has left."""
 
