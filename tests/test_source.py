@@ -88,7 +88,7 @@ def test_only_the_port_of_the_tpm_makes_connections_and_contexts(trees: dict[Pat
 
 
 LATER = {
-    *("h11", "httpcore", "httpx", "pyudev", "securesystemslib", "tuf"),
+    *("argparse", "h11", "httpcore", "httpx", "pyudev", "securesystemslib", "tuf"),
     *("node.exchanges.activation", "node.exchanges.challenge", "node.exchanges.enrolment", "node.exchanges.software"),
     *("node.exchanges.activation_file", "node.hwbind.endorsement"),
     *("node.link.http", "node.local.exchange", "node.local.openapi", "node.trust.update"),

@@ -6,18 +6,17 @@ Without an agent, all but `entitlement` use the state directory themselves; `ent
 (`node/exits.py`). With `--json` a command prints one JSON document, also for an error.
 """
 
-import argparse
 import gc
 import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from node.cli.arguments import parser
 from node.cli.show import emit, fail, human_entitlement, human_license, human_status, print_document
 from node.config import Config, load_settings
 from node.errors import NodeError
@@ -26,6 +25,9 @@ from node.system.logs import never_blocking, to_stderr
 from node.system.openssl import forget_settings
 from node.system.signals import strays_ignored
 from node.text import shown
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 _COLLECTED_USUALLY = gc.get_threshold()
 _COLLECTED_AT_A_START = (5_000, 1_000, 1_000)
@@ -84,7 +86,7 @@ async def _tpm(config: Config) -> AsyncIterator[Any]:
         await tpm.aclose()
 
 
-async def _activate(config: Config, args: argparse.Namespace) -> int:
+async def _activate(config: Config, args: "Namespace") -> int:
     from node.cli.starting import starts_by_itself, to_person, wait_for_agent
     from node.cli.user import become_agent_user
     from node.clock import utc_now
@@ -113,7 +115,7 @@ async def _activate(config: Config, args: argparse.Namespace) -> int:
     return 0 if snapshot.verdict.gate_open else int(snapshot.verdict.exit)
 
 
-async def _run(config: Config, args: argparse.Namespace) -> int:
+async def _run(config: Config, args: "Namespace") -> int:
     from node.startup import run
     from node.system.listening import passed_descriptors
 
@@ -182,13 +184,13 @@ async def _status_document(config: Config) -> dict[str, Any]:
         return await _own_status(config)
 
 
-async def _status(config: Config, args: argparse.Namespace) -> int:
+async def _status(config: Config, args: "Namespace") -> int:
     document = await _status_document(config)
     print_document(document, args.json, human_status)
     return int(document["license"]["exit_code"])
 
 
-async def _license(config: Config, args: argparse.Namespace) -> int:
+async def _license(config: Config, args: "Namespace") -> int:
     if args.action == "import":
         from node.cli.carried import import_answer
 
@@ -201,7 +203,7 @@ async def _license(config: Config, args: argparse.Namespace) -> int:
     return int(document["exit_code"])
 
 
-async def _entitlement(config: Config, args: argparse.Namespace) -> int:
+async def _entitlement(config: Config, args: "Namespace") -> int:
     from node.local.client import entitlement_path, expect, request
     from node.local.documents import EntitlementDocument
 
@@ -211,14 +213,14 @@ async def _entitlement(config: Config, args: argparse.Namespace) -> int:
     return int(Exit.OK) if answer["granted"] else int(Exit.DENIED)
 
 
-async def _schema(_config: Config, _args: argparse.Namespace) -> int:
+async def _schema(_config: Config, _args: "Namespace") -> int:
     from node.local.openapi import encoded
 
     emit(encoded().decode().removesuffix("\n"))
     return int(Exit.OK)
 
 
-async def _renew(config: Config, args: argparse.Namespace) -> int:
+async def _renew(config: Config, args: "Namespace") -> int:
     from node.local.client import AgentAbsent, expect, request
     from node.local.documents import LicenseDocument
 
@@ -260,31 +262,31 @@ async def _own_renewal(config: Config, *, rekey: bool) -> dict[str, Any]:
     return dict(msgspec.to_builtins(await _with_state(config, work)))
 
 
-async def _recover(config: Config, args: argparse.Namespace) -> int:
+async def _recover(config: Config, args: "Namespace") -> int:
     from node.cli.recover import run
 
     return await run(config, args, _tpm)
 
 
-async def _request(config: Config, args: argparse.Namespace) -> int:
+async def _request(config: Config, args: "Namespace") -> int:
     from node.cli.carried import request
 
     return await request(config, args, _with_state)
 
 
-async def _deactivate(config: Config, args: argparse.Namespace) -> int:
+async def _deactivate(config: Config, args: "Namespace") -> int:
     from node.cli.deactivate import deactivate
 
     return await deactivate(config, args, _with_state)
 
 
-async def _config(config: Config, args: argparse.Namespace) -> int:
+async def _config(config: Config, args: "Namespace") -> int:
     from node.cli.settings import check
 
     return check(config, args)
 
 
-async def _identity(config: Config, args: argparse.Namespace) -> int:
+async def _identity(config: Config, args: "Namespace") -> int:
     from node.cli.identity import human_keys, survey
 
     async with _tpm(config) as tpm:
@@ -343,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.set_threshold(*_COLLECTED_AT_A_START)
     try:
         arguments = sys.argv[1:] if argv is None else argv
-        args = parser(only=arguments[0] if arguments and arguments[0] in _COMMANDS else "").parse_args(arguments)
+        args = _parsed(arguments)
         if args.command != "run":
             # The command's own output has the outcome. A warning on the way to it would be noise. `recover` also shows
             # the faults that it found.
@@ -355,7 +357,20 @@ def main(argv: list[str] | None = None) -> int:
         gc.set_threshold(*_COLLECTED_USUALLY)
 
 
-def _execute(args: argparse.Namespace) -> int:
+def _parsed(arguments: list[str]) -> "Namespace":
+    """The arguments by name.
+
+    The agent of a unit has no options. Its process lives for months, so it imports no parser, which has 0.3 MiB.
+    """
+    if arguments == ["run"]:
+        run = SimpleNamespace(command="run", config=None, state_dir=None, socket=None, tpm=None, json=False)
+        return cast("Namespace", run)
+    from node.cli.arguments import parser
+
+    return parser(only=arguments[0] if arguments and arguments[0] in _COMMANDS else "").parse_args(arguments)
+
+
+def _execute(args: "Namespace") -> int:
     """Run the parsed command. Raises SystemExit after an error it has printed."""
     try:
         import trio

@@ -56,7 +56,7 @@ from protocol.problems import KINDS, ProblemDocument
 from protocol.signed.trust import ServiceUrls, X509Bundle
 
 if TYPE_CHECKING:
-    import httpx
+    from node.link.http import Client
 
 T = TypeVar("T")
 
@@ -192,7 +192,7 @@ class Service:
 
     def __init__(self, make_context: Callable[[], NodeContext], base_url: str) -> None:
         self._make_context = make_context
-        self._client: httpx.AsyncClient | None = None
+        self._client: Client | None = None
         self._scopes: set[trio.CancelScope] = set()
         self._closed = False
         self.base_url = base_url
@@ -267,7 +267,7 @@ class Service:
     ) -> Answer:
         """One request and its answer. Without a connection to the cloud the HTTP client is not even imported.
 
-        Raises as `node.link.http.exchange`.
+        Raises as `node.link.http.Client.exchange`.
         """
         opened = None
         if self._client is None:
@@ -278,9 +278,8 @@ class Service:
             from node.link import http
 
             if self._client is None:
-                self._client = http.http_client(self._make_context(), self.base_url, opened)
-            return await http.exchange(
-                self._client,
+                self._client = http.Client(self._make_context(), self.base_url, opened)
+            return await self._client.exchange(
                 method,
                 path,
                 headers,

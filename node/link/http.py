@@ -1,26 +1,33 @@
 """Adapter: the HTTP client of the agent, over a TLS context of `node.link.transport`.
 
-`node.link.api` imports this module when the first connection to the cloud is open. The import takes a seventh of the
-agent's start, and a machine without its cloud starts without it.
+`node.link.api` imports this module when the first connection to the cloud is open, so a machine without its cloud starts
+without it. The agent needs connections and messages. So it uses httpcore without httpx, which would keep 2 MiB of memory
+for redirects, cookies, passwords and URLs of every form.
 """
 
-import logging
+import re
 import ssl
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpcore
-import httpx
 import trio
 from httpcore._backends.trio import TrioStream  # the library opens no connection over a socket that is open already
 
 from node.link.connect import CONNECT_SECONDS_MAX, Answer, AnswerTooLong, LinkFailed, NoAnswer, Opened, open_tcp
 from node.link.transport import causes, verification_failure
 
-ANSWER_SECONDS_MAX = 30.0
-"""The answer to an activation proof takes about a second; it waits for two commits and a certificate."""
 KEEPALIVE_SECONDS = 5.0
 """An idle connection stays open for the requests of one exchange, not until the next heartbeat slot."""
+_FAILURES = (
+    httpcore.ConnectionNotAvailable,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+)
+"""The library's errors of an exchange without an answer. They have no common base."""
 
 
 class _Stream(httpcore.AsyncNetworkStream):
@@ -68,82 +75,95 @@ class _Backend(httpcore.AsyncNetworkBackend):
         return _Stream(TrioStream(stream))
 
 
-def http_client(context: ssl.SSLContext, base_url: str, opened: Opened | None = None) -> httpx.AsyncClient:
-    """An HTTP client with this context. It ignores proxies and CA files of the environment, and follows no redirect.
+class Client:
+    """The connections to one server, and the exchanges over them."""
 
-    Args:
-        context: the TLS context.
-        base_url: the server.
-        opened: a connection to the server, for the first request.
-    """
-    transport = httpx.AsyncHTTPTransport(verify=context, trust_env=False)
-    # Only the pool takes the network backend as an argument; the transport does not.
-    transport._pool = httpcore.AsyncConnectionPool(  # noqa: SLF001 (see above)
-        ssl_context=context,
-        max_connections=4,
-        max_keepalive_connections=2,
-        keepalive_expiry=KEEPALIVE_SECONDS,
-        network_backend=_Backend(opened),
-    )
-    return httpx.AsyncClient(
-        transport=transport,
-        base_url=base_url,
-        trust_env=False,
-        follow_redirects=False,
-        timeout=httpx.Timeout(ANSWER_SECONDS_MAX, connect=CONNECT_SECONDS_MAX),
-    )
+    def __init__(self, context: ssl.SSLContext, base_url: str, opened: Opened | None = None) -> None:
+        """Make a client. It follows no redirect, keeps no cookie, and reads nothing of the environment.
 
+        Args:
+            context: the TLS context.
+            base_url: the server, with a path if that of each request begins with it.
+            opened: a connection to the server, for the first request.
+        """
+        parts = urlsplit(base_url)
+        self._scheme, self._host, self._port = parts.scheme, parts.hostname or "", parts.port
+        # The library would leave out the brackets of an IPv6 address. Its zone means nothing to a server (RFC 6874).
+        self._named = re.sub("%25[^]]*", "", parts.netloc)
+        self._path = parts.path.rstrip("/")
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=4,
+            max_keepalive_connections=2,
+            keepalive_expiry=KEEPALIVE_SECONDS,
+            network_backend=_Backend(opened),
+        )
 
-async def exchange(
-    client: httpx.AsyncClient,
-    method: str,
-    path: str,
-    headers: Mapping[str, str],
-    body: bytes | None,
-    *,
-    connect_seconds_max: float,
-    seconds_max: float,
-    bytes_max: int,
-) -> Answer:
-    """Make one exchange.
+    async def __aenter__(self) -> Self:
+        return self
 
-    Args:
-        client: the client of the server.
-        method: the method of the request.
-        path: its path and query.
-        headers: its headers.
-        body: its body; None for none.
-        connect_seconds_max: bound of each step of opening a connection, in seconds.
-        seconds_max: bound of each wait for the answer, in seconds. The caller bounds the total.
-        bytes_max: bound of the body of the answer, in bytes.
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
-    Raises LinkFailed, ServerIdentityError, AnswerTooLong, NoAnswer; TimeoutError if a wait was too long.
-    """
-    # The library logs every request at INFO. The agent logs the events that matter itself.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    timeout = httpx.Timeout(seconds_max, connect=connect_seconds_max)
-    content = b""
-    try:
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._pool.aclose()
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        connect_seconds_max: float,
+        seconds_max: float,
+        bytes_max: int,
+    ) -> Answer:
+        """Make one exchange.
+
+        Args:
+            method: the method of the request.
+            path: its path and query.
+            headers: its headers.
+            body: its body; None for none.
+            connect_seconds_max: bound of each step of opening a connection, in seconds.
+            seconds_max: bound of each wait for the answer, in seconds. The caller bounds the total.
+            bytes_max: bound of the body of the answer, in bytes.
+
+        Raises LinkFailed, ServerIdentityError, AnswerTooLong, NoAnswer; TimeoutError if a wait was too long.
+        """
+        url = httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=self._path + path)
         # No compression: a small compressed answer could expand to any size.
-        sent = {"accept-encoding": "identity", **headers}
-        async with client.stream(method, path, content=body, headers=sent, timeout=timeout) as response:
-            async for chunk in response.aiter_raw():
-                content += chunk[: bytes_max + 1 - len(content)]
-                if len(content) > bytes_max:
-                    # This ends the iteration with an error. A `break` would leave the library's generators open.
-                    await response.aclose()
-    except (httpx.HTTPError, httpx.StreamError) as error:
+        sent = {"host": self._named, "accept-encoding": "identity", **headers}
+        if method != "GET":
+            sent["content-length"] = str(len(body or b""))
+        waits = {"connect": connect_seconds_max, "read": seconds_max, "write": seconds_max, "pool": seconds_max}
+        content = b""
+        try:
+            async with self._pool.stream(
+                method, url, headers=[*sent.items()], content=body, extensions={"timeout": waits}
+            ) as response:
+                async for chunk in response.aiter_stream():
+                    content += chunk[: bytes_max + 1 - len(content)]
+                    if len(content) > bytes_max:
+                        # This ends the iteration with an error. A `break` would leave the library's generators open.
+                        await response.aclose()
+        except _FAILURES as error:
+            if len(content) > bytes_max:
+                raise AnswerTooLong(f"the answer is longer than {bytes_max} bytes") from error
+            unproven = verification_failure(error)
+            if unproven is not None:
+                raise unproven from error
+            if isinstance(error, httpcore.TimeoutException):
+                raise TimeoutError from error
+            raise NoAnswer(str(error) or type(error).__name__) from error
         if len(content) > bytes_max:
-            raise AnswerTooLong(f"the answer is longer than {bytes_max} bytes") from error
-        unproven = verification_failure(error)
-        if unproven is not None:
-            raise unproven from error
-        if isinstance(error, httpx.TimeoutException):
-            raise TimeoutError from error
-        raise NoAnswer(str(error) or type(error).__name__) from error
-    if len(content) > bytes_max:
-        raise AnswerTooLong(f"the answer is longer than {bytes_max} bytes")
-    return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, content)
+            raise AnswerTooLong(f"the answer is longer than {bytes_max} bytes")
+        answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+        return Answer(response.status, answered, content)
 
 
 def _tls_reason(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from node.cli.arguments import _TEXTS, parser
-from node.cli.main import _COMMANDS
+from node.cli.main import _COMMANDS, _parsed
 
 ARGUMENTS = {
     "activate": ["file.json", "--no-wait", "--software"],
@@ -20,6 +20,12 @@ ARGUMENTS = {
 def test_the_parser_of_one_command_is_that_of_all_commands(name: str) -> None:
     line = [name, "--state-dir", "/s", "--tpm", "device:/t", "--json", *ARGUMENTS.get(name, [])]
     assert parser(only=name).parse_args(line) == parser().parse_args(line)
+
+
+@pytest.mark.parametrize("line", [["run"], ["run", "--json"], ["status"]])
+def test_a_command_has_the_arguments_of_the_parser_of_all_commands(line: list[str]) -> None:
+    """Without options `run` makes no parser."""
+    assert vars(_parsed(line)) == vars(parser().parse_args(line))
 
 
 def test_every_command_has_its_texts() -> None:

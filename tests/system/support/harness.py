@@ -120,7 +120,7 @@ def _record_answers(file: Path) -> None:
     """Record each answer that the agent of this process gets. Only the process itself sees it in plain text."""
     from node.link import http
 
-    exchange: Callable[..., Awaitable[Any]] = http.exchange
+    exchange: Callable[..., Awaitable[Any]] = http.Client.exchange
 
     async def recording(client: Any, method: str, path: str, *arguments: Any, **options: Any) -> Any:
         answer = await exchange(client, method, path, *arguments, **options)
@@ -130,7 +130,7 @@ def _record_answers(file: Path) -> None:
             recorded.write(f"{json.dumps(line._asdict())}\n")
         return answer
 
-    setattr(http, "exchange", recording)  # noqa: B010 (a patch)
+    setattr(http.Client, "exchange", recording)  # noqa: B010 (a patch)
 
 
 def _loser(names: Sequence[str]) -> faults.Hook:
