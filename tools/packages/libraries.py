@@ -19,11 +19,11 @@ from tools.packages.root import Root
 _INSTALL = """
 python3 -m venv tools
 tools/bin/python -m pip install --quiet --require-hashes --no-deps --only-binary :all: -r build.lock
-export CFLAGS=-g0
+export CFLAGS=-g0 PKG_CONFIG_PATH=/build/pkgconfig
 tools/bin/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation --only-binary :all: \
     --no-binary tpm2-pytss --no-compile --target lib --report report.json -r libraries.lock
 find lib -name '*.so' -exec strip --strip-unneeded {} +
-rm -rf tools
+rm -rf tools pkgconfig
 """
 
 
@@ -46,13 +46,16 @@ def installed(root: Root, names: set[str], repository: Path, cache: Path, epoch:
     """The libraries by name. They are installed in the root, unless they are kept. Raises PackageError."""
     locked = lock.part((repository / "requirements.lock").read_text("utf-8"), names)
     build = (repository / "requirements-build.lock").read_text("utf-8")
-    digest = hashlib.sha256(f"{root.digest}\0{_INSTALL}\0{build}\0{locked}".encode()).hexdigest()[:16]
+    hiding = repository / "tools/pkgconfig"
+    hidden = "".join(path.read_text("utf-8") for path in sorted(hiding.glob("*.pc")))
+    digest = hashlib.sha256(f"{root.digest}\0{_INSTALL}\0{hidden}\0{build}\0{locked}".encode()).hexdigest()[:16]
     home = cache / "libraries" / f"{root.path.name.partition('-')[0]}-{digest}"
     if not home.exists():
         root.make()
         attempt = home.with_name(f"{home.name}.new")
         shutil.rmtree(attempt, ignore_errors=True)
         attempt.mkdir(parents=True)
+        shutil.copytree(hiding, attempt / "pkgconfig")
         (attempt / "build.lock").write_text(build, "utf-8")
         (attempt / "libraries.lock").write_text(locked, "utf-8")
         root.run(attempt, _INSTALL, epoch)
