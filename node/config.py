@@ -284,7 +284,7 @@ def _number(text: str, variable: str) -> int:
     return int(text)
 
 
-def _credentials(environment: Mapping[str, str]) -> dict[str, Any]:
+def _credentials(environment: Mapping[str, str]) -> dict[str, Path]:
     """The settings whose files systemd has provided (`LoadCredential=tpm-owner-auth:FILE`, systemd.exec(5))."""
     directory = environment.get("CREDENTIALS_DIRECTORY")
     if not directory:
@@ -313,8 +313,8 @@ def load_settings(
         default: the settings file that counts if no other file is named. It may be missing. It has drop-ins.
         others: without an error, leave out the default file and its drop-ins if this user may not read them.
 
-    A credential that systemd provides is the default of its setting. A settings file that is named must exist. Raises
-    ConfigError.
+    A credential that systemd provides overrides the files: root's commands read the file that a setting names, and the
+    agent's user may not. A settings file that is named must exist. Raises ConfigError.
     """
     environment = os.environ if environment is None else environment
     given = {name: value for name, value in options.items() if value is not None}
@@ -323,8 +323,8 @@ def load_settings(
     # The environment is checked first, so that a mistyped variable is reported before a missing file.
     variables = _from_environment(environment)
     named = given.get("config") or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
-    found: dict[str, tuple[Any, str]] = {name: (value, str(value)) for name, value in _credentials(environment).items()}
-    found |= _files(named, default, others=others)
+    found = _files(named, default, others=others)
+    found |= {name: (value, f"credential {value.name}") for name, value in _credentials(environment).items()}
     found |= {name: (value, ENVIRONMENT_PREFIX + name.upper()) for name, value in variables.items()}
     for name in _KINDS:
         if name in given:

@@ -183,14 +183,15 @@ def test_numbers_of_the_environment_keep_the_bounds(text: str) -> None:
         load_config({}, {"CASCADIA_HEARTBEAT_SECONDS": text})
 
 
-def test_a_credential_of_systemd_is_the_default_of_its_setting(tmp_path: Path) -> None:
+def test_a_credential_of_systemd_overrides_the_file_and_no_other_source(tmp_path: Path) -> None:
     environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert load_config({}, environment) == Config()
     (tmp_path / "tpm-owner-auth").touch()
-    assert load_config({}, environment) == Config(tpm_owner_auth=tmp_path / "tpm-owner-auth")
-    file = write(tmp_path / "c.toml", 'tpm_owner_auth = "/named"\ntpm_endorsement_auth = "/other"')
-    named = load_config({"config": file}, environment)
-    assert named == Config(tpm_owner_auth=Path("/named"), tpm_endorsement_auth=Path("/other"))
+    file = write(tmp_path / "c.toml", 'tpm_owner_auth = "/of-root"\ntpm_endorsement_auth = "/other"')
+    found = load_settings({"config": file}, environment)
+    assert found.config == Config(tpm_owner_auth=tmp_path / "tpm-owner-auth", tpm_endorsement_auth=Path("/other"))
+    assert found.sources["tpm_owner_auth"] == "credential tpm-owner-auth"
+    assert load_config({}, environment | {"CASCADIA_TPM_OWNER_AUTH": "/e"}).tpm_owner_auth == Path("/e")
 
 
 def test_the_identity_is_that_of_a_tpm_unless_said_otherwise(tmp_path: Path) -> None:
