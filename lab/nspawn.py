@@ -35,7 +35,7 @@ set -eu
 for group in $1; do echo 0 >"$group/cgroup.procs"; done
 mount -t overlay overlay -o "lowerdir=$2,upperdir=$3/upper,workdir=$3/work" "$3/root"
 exec systemd-nspawn --quiet --register=no --keep-unit --boot --directory="$3/root" --machine="$4" --link-journal=no \\
-    --resolv-conf=copy-host --console=pipe
+    --resolv-conf=copy-host --console=pipe --system-call-filter=bpf
 """
 _ENVIRONMENT = ("HOME=/root", "LANG=C.UTF-8", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 _LAUNCHER = f"""#!/usr/bin/python3 -IS
@@ -251,6 +251,10 @@ class Container:
             for file in sorted(p for p in (home / source, *(home / source).rglob("*")) if p.is_file()):
                 name = str(file.relative_to(home / source))
                 self.write(target if name == "." else f"{target}/{name}", file.read_bytes())
+        self.settle_units()
+
+    def settle_units(self) -> None:
+        """Make user and directories, and enable the units. The scripts of a package do this too; twice does no harm."""
         self.checked("systemd-sysusers", "cascadia.conf")
         self.checked("systemd-tmpfiles", "--create", "cascadia.conf")
         self.checked("systemctl", "daemon-reload")

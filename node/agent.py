@@ -39,7 +39,7 @@ from node.local.server import Serving
 from node.settling import Revoked, Settling, Superseded
 from node.state import NotActivated, State
 from node.supervision import UnexpectedErrors, supervised
-from node.system import generation_id, notify
+from node.system import generation_id, journal, notify
 from node.waits import Waits
 
 if TYPE_CHECKING:
@@ -331,7 +331,13 @@ class Agent:
         while True:
             headline = self._headline()
             if headline != before:
-                log.info("state: %s", headline)
+                verdict = self.licence.verdict()
+                fields = {
+                    "MESSAGE_ID": journal.STATE_CHANGED,
+                    "CASCADIA_STATE": verdict.state,
+                    "CASCADIA_GATE": "open" if verdict.gate_open else "closed",
+                }
+                log.info("state: %s", headline, extra={journal.FIELDS: fields})
                 notify.status(headline)
                 before = headline
             snapshot = self.snapshot()

@@ -1,8 +1,9 @@
 """Adapter: the log of `cascadia` on stderr. The event loop never waits for the reader of the log.
 
-A record goes into a bounded queue, and a thread writes it. If the reader of the pipe or the journal is slow or stopped,
-the queue fills; later records are counted and dropped. The thread logs their number when the reader goes on. Every text
-is escaped and bounded (`node.text.shown`), because a record can quote a stranger.
+A record goes into a bounded queue, and a thread writes it. Under systemd the thread sends it with its fields to the
+journal (`node.system.journal`). If the reader of the pipe or the journal is slow or stopped, the queue fills; later
+records are counted and dropped. The thread logs their number when the reader goes on. Every text is escaped and bounded
+(`node.text.shown`), because a record can quote a stranger.
 """
 
 import logging
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from io import TextIOBase
 from typing import TextIO
 
+from node.system import journal
 from node.text import shown
 
 RECORDS_MAX = 1000
@@ -36,37 +38,56 @@ class Format(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text, without a final line break. A traceback follows the message."""
-        lines = f"{record.levelname} {record.name}: {record.getMessage()}".split("\n")
+        return f"\n{CONTINUATION}".join(self._lines(record, f"{record.levelname} {record.name}: "))
+
+    def fields(self, record: logging.LogRecord) -> dict[str, str]:
+        """The record as fields of the journal (`node.system.journal`)."""
+        return {
+            "MESSAGE": "\n".join(self._lines(record, "")),
+            "PRIORITY": str(journal.priority(record.levelno)),
+            "SYSLOG_IDENTIFIER": journal.IDENTIFIER,
+            "CASCADIA_LOGGER": record.name,
+            **getattr(record, journal.FIELDS, {}),
+        }
+
+    @staticmethod
+    def _lines(record: logging.LogRecord, head: str) -> list[str]:
+        lines = f"{head}{record.getMessage()}".split("\n")
         if record.exc_info and record.exc_info[1] is not None:
             lines += "".join(traceback.format_exception(record.exc_info[1])).rstrip().split("\n")
         if len(lines) > RECORD_LINES_MAX:
             left_out = len(lines) - RECORD_LINES_MAX
             half = RECORD_LINES_MAX // 2
             lines = [*lines[:half], f"... ({left_out} lines)", *lines[-half:]]
-        return f"\n{CONTINUATION}".join(shown(line, LINE_CHARACTERS_MAX) for line in lines)
+        return [shown(line, LINE_CHARACTERS_MAX) for line in lines]
+
+
+_Text = tuple[str, bytes]
+"""A record as text, and its datagram for the journal."""
 
 
 class _Queue:
-    """The bounded queue and the thread that empties it into a stream."""
+    """The bounded queue and the thread that empties it into a stream, or into the journal that reads the stream."""
 
     def __init__(self, stream: TextIO, records_max: int) -> None:
         self._stream = stream
         self._descriptor: int | None = None
         with suppress(OSError, ValueError, AttributeError):  # a stream of a test has no descriptor
             self._descriptor = stream.fileno()
+        self.is_journal = self._descriptor is not None and journal.is_stderr(self._descriptor)
         # A signal handler can log while the main thread is inside `put`. Only SimpleQueue allows that.
-        self._texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._texts: queue.SimpleQueue[_Text | None] = queue.SimpleQueue()
         self._records_max = records_max
         self._dropped = 0
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
-    def put(self, text: str) -> None:
-        """Queue one record. Never waits."""
+    def put(self, text: str, data: bytes = b"") -> None:
+        """Queue one record. `data` is its datagram for the journal, if the journal reads the stream. Never waits."""
         if self._texts.qsize() >= self._records_max:
             self._dropped += 1
         else:
-            self._texts.put(text)
+            self._texts.put((text, data))
 
     def close(self, seconds: float) -> None:
         """Wait until the queue is written, for at most `seconds`. A record that is still queued is lost."""
@@ -74,8 +95,10 @@ class _Queue:
         self._thread.join(seconds)
 
     def _write_all(self) -> None:
-        while (text := self._texts.get()) is not None:
-            self._write(text)
+        while (found := self._texts.get()) is not None:
+            text, data = found
+            if not (data and journal.send(data)):
+                self._write(text)
             if self._dropped and self._texts.qsize() < self._records_max // 2:
                 dropped, self._dropped = self._dropped, 0
                 self._write(f"WARNING cascadia.log: {dropped} records were dropped: the reader of the log was too slow")
@@ -100,11 +123,12 @@ class _Handler(logging.Handler):
     def __init__(self, texts: _Queue) -> None:
         super().__init__()
         self._texts = texts
-        self.setFormatter(Format())
+        self._format = Format()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._texts.put(self.format(record))
+            data = journal.encoded(self._format.fields(record)) if self._texts.is_journal else b""
+            self._texts.put(self._format.format(record), data)
         except Exception as error:  # noqa: BLE001 - a wrong call of the logger must not end the work that logs
             self._texts.put(f"ERROR cascadia.log: cannot format a record of {record.name}: {type(error).__name__}")
 
