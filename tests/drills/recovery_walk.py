@@ -1,6 +1,6 @@
 """Random recoveries on one Fabric, in any order: one node, one seat, one generation in force, no lease beyond the overlap.
 
-`make test` takes two short walks (`tests/cloud/fabric/recovery_walk.py` has the steps and the invariants). A step takes
+`make test` takes one short walk (`tests/cloud/fabric/recovery_walk.py` has the steps and the invariants). A step takes
 about 25 ms of a processor.
 """
 

@@ -5,7 +5,8 @@ action that a machine, an operator or the time can take. Most steps are refused,
 
 The invariants: a recovery makes no node and takes no seat; a node has one open confirmed generation at most; a machine
 with a closed generation has no lease beyond the published overlap; a code is used once; a node has one unfinished case at
-most; a refusal changes no row of a node, a generation, a case or a code; a decision has one audit entry.
+most; a grace lease is not longer than the policy says; a refusal changes no row of a node, a generation, a case or a
+code; a decision has one audit entry.
 """
 
 import random
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 
 from cloud.fabric.bodies.recovery_codes import IssueRecoveryCodes, SetRecoveryPolicy
-from cloud.fabric.errors import FabricError, GenerationClosed, HolderRefused
+from cloud.fabric.errors import FabricError, GenerationClosed
 from cloud.fabric.store.recovery_cases import UNFINISHED
 from cloud.fabric.store.rows import GenerationRow, NodeRow, RecoveryCaseRow, RecoveryCodeRow
 from protocol.ids import NodeId
@@ -37,12 +38,15 @@ Step = Callable[[], Awaitable[None]]
 
 
 class Body(msgspec.Struct, kw_only=True):
-    """A machine of the walk, with its last proof and its last lease. `waiting` is a proof that it can repeat."""
+    """A machine of the walk. `waiting` is its last proof, which it can repeat."""
 
     machine: Machine
     waiting: tuple[Challenge, ProveActivation] | None = None
     unconfirmed: bool = False
-    lease: Lease | None = None
+
+
+GRACE_MAX = timedelta(hours=72)
+"""The longest grace lease that `_policy` allows."""
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -64,6 +68,8 @@ class Walk:
         self.bodies: list[Body] = []
         self.nodes: list[NodeId] = []
         self.secrets: list[str] = []
+        self.leases: dict[tuple[NodeId, int], datetime] = {}
+        """The latest end of every lease that a machine got, by node and generation."""
         self.used: dict[str, str] = {}
         """Code -> case, of the codes that were seen as used."""
         self.name = ""
@@ -96,7 +102,7 @@ class Walk:
             parts = {"board_serial": f"{number}b" * 32, "disk_serial": f"{number}d" * 32}
             own = Machine(self.world, f"own {number}", lease_version=2, fingerprint=parts)
             body = Body(machine=own)
-            self._took(body, await own.join(code.secret))
+            self._took(await own.join(code.secret))
             self.nodes.append(own.node)
             repaired = Machine(self.world, f"new {number}", lease_version=2, fingerprint=parts, held=own.held)
             self.bodies += [body, Body(machine=repaired)]
@@ -121,9 +127,8 @@ class Walk:
         await self._send(body)
 
     async def _repeat(self) -> None:
-        body = self._body()
-        if body.waiting is not None:
-            await self._send(body)
+        if waiting := [each for each in self.bodies if each.waiting is not None]:
+            await self._send(self.random.choice(waiting))
 
     async def _send(self, body: Body) -> None:
         assert body.waiting is not None
@@ -138,11 +143,11 @@ class Walk:
             body.unconfirmed = True
 
     async def _confirm(self) -> None:
-        body = self._body()
-        if not body.unconfirmed:
-            return
-        self._took(body, await body.machine.confirm())
-        body.unconfirmed = False
+        if unconfirmed := [each for each in self.bodies if each.unconfirmed]:
+            body = self.random.choice(unconfirmed)
+            self._took(await body.machine.confirm())
+            body.unconfirmed = False
+            self.done["confirmed"] += 1
 
     async def _ask(self) -> None:
         body = self._body()
@@ -150,18 +155,19 @@ class Walk:
             return
         try:
             peer = await body.machine.peer()
-            self._took(body, await body.machine.refresh(peer))
+            self._took(await body.machine.refresh(peer))
         except GenerationClosed as error:
             closed = self.world.statement(error.statement)
             assert isinstance(closed, Revocation)
-            body.lease = None
-            raise
-        except HolderRefused:
-            body.lease = None
             raise
 
-    def _took(self, body: Body, statement: Any) -> None:
-        body.lease = statement if isinstance(statement, Lease) else None
+    def _took(self, statement: Any) -> None:
+        if not isinstance(statement, Lease):
+            return
+        key = statement.node, statement.generation
+        self.leases[key] = max(statement.terminate_at, self.leases.get(key, statement.terminate_at))
+        if statement.recovery:
+            assert statement.terminate_at <= statement.issued_at + GRACE_MAX, "a grace lease is too long"
 
     # Steps of operators
 
@@ -289,15 +295,16 @@ class Walk:
 
     def _check_leases(self, node: NodeRow, now: datetime) -> None:
         """A machine that is not the node any more has no lease beyond the published overlap."""
-        for body in self.bodies:
-            lease = body.lease
-            if lease is None or lease.node != node.id or lease.terminate_at <= now:
+        for (owner, generation), ends in self.leases.items():
+            if owner != node.id or ends <= now:
                 continue
-            if lease.generation == node.current_generation and lease.generation > node.closed_up_to:
+            if generation == node.current_generation and generation > node.closed_up_to:
                 continue
             overlap = node.overlap_until
-            assert overlap is not None, f"{body.machine.label} runs on a closed generation, and no overlap is published"
-            assert lease.terminate_at <= overlap, f"{body.machine.label} runs beyond the published overlap"
+            assert overlap is not None, (
+                f"a lease of the closed generation {generation} runs, and no overlap is published"
+            )
+            assert ends <= overlap, f"a lease of the closed generation {generation} runs beyond the published overlap"
 
 
 def _without_reports(rows: Rows) -> Rows:
