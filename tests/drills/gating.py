@@ -58,7 +58,9 @@ printf '[storage]\\ndriver = "vfs"\\nrunroot = "/run/containers/storage"\\ngraph
 # systemd-nspawn allows no keyrings.
 printf '[containers]\\nkeyring = false\\n' >/etc/containers/containers.conf
 cp /bin/busybox /tmp/image/bin/busybox
-tar -C /tmp/image -c . | podman import --change 'CMD ["/bin/busybox", "sleep", "100000"]' - localhost/acme-vision:1
+printf '#!/bin/busybox sh\\ntrap "exit 0" TERM\\nwhile :; do /bin/busybox sleep 0.2; done\\n' >/tmp/image/bin/program
+chmod 0755 /tmp/image/bin/program
+tar -C /tmp/image -c . | podman import --change 'CMD ["/bin/program"]' - localhost/acme-vision:1
 """
 
 
@@ -93,7 +95,10 @@ class Site:
 
     def is_active(self, unit: str) -> bool:
         """Whether a unit is active."""
-        return self.machine.shown(unit, "ActiveState")["ActiveState"] == "active"
+        return self._state(unit) == "active"
+
+    def _state(self, unit: str) -> str:
+        return self.machine.shown(unit, "ActiveState")["ActiveState"]
 
     def main_pid(self, unit: str) -> int:
         """The main process of a unit; 0 if there is none."""
@@ -112,10 +117,8 @@ class Site:
 
     def follows(self, what: str, unit: str, active: bool, seconds: float = PROMISE_SECONDS) -> None:
         """Wait until a unit is active, or is not. The time becomes a figure."""
-        begun = time.monotonic()
-        wait_until(
-            f"{what}: {unit} {'active' if active else 'not active'}", lambda: self.is_active(unit) == active, 180
-        )
+        begun, states = time.monotonic(), ("active",) if active else ("inactive", "failed")
+        wait_until(f"{what}: {unit} is {states[0]}", lambda: self._state(unit) in states, 180)
         took = time.monotonic() - begun
         self.figures[what] = round(took, 2)
         if took > seconds:
