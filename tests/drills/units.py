@@ -134,7 +134,9 @@ class _Life:
         self._package = package
         self._say = say
         self._tenant = cloud.tenant(chip)
-        self._figures: dict[str, Figure] = {}
+        self._figures: dict[str, Figure] = {
+            "not tried in a container": "the kernel's TPM device, limits of memory and CPU, AppArmor"
+        }
         self._findings: list[str] = []
 
     def run(self) -> Outcome:

@@ -12,6 +12,7 @@ from node.exits import RUN_EXITS, Exit
 from node.hwbind import dmi
 from node.hwbind.tpm import COMMAND_SECONDS_MAX, CREATION_SECONDS_MAX, DEVICE_TCTI
 from node.local.place import BACKLOG, SOCKET_MODE
+from tests.system.support.sandbox_probe import copy_of_unit
 
 HOME = Path(__file__).parent.parent.parent / "packaging/cascadia"
 SERVICE, SOCKET, PATH = "cascadia.service", "cascadia.socket", "cascadia-activated.path"
@@ -125,3 +126,15 @@ def test_every_file_is_in_the_package() -> None:
         assert f"dst: /usr/lib/systemd/system/{name}\n" in definition
     for target in ("sysusers.d/cascadia.conf", "tmpfiles.d/cascadia.conf", "system-preset/90-cascadia.preset"):
         assert f"{target}\n" in definition
+
+
+def test_the_drill_probes_the_sandbox_of_the_unit(service: Directives) -> None:
+    """The copy of the unit whose program is the probe has every directive that restricts the agent."""
+    copied = copy_of_unit((HOME / "systemd" / SERVICE).read_text(), "/usr/bin/probe", 80).splitlines()
+    left_out = {"Type", "NotifyAccess", "ExecStart", "TimeoutStartSec", "WatchdogSec", "Restart", "RestartSec",
+                "RestartPreventExitStatus", "LoadCredential"}  # fmt: skip
+    for key, values in service.items():
+        if key not in left_out:
+            assert {f"{key}={value}" for value in values} <= set(copied)
+    assert "ExecStart=/usr/bin/probe" in copied
+    assert not any(line.startswith(("Condition", "Restart", "WatchdogSec")) for line in copied)
