@@ -239,6 +239,8 @@ def agent_gone(site: Site) -> None:
         require(site.gate_starts() == starts, "the gate was started again without an agent")
         site.machine.checked(*back)
         site.follows(f"started by the return of an agent that was {what}", VISION, True, 30.0)
+    # The cloud has cut the wake channel of a frozen agent, which opens it again within minutes. A new start opens it now.
+    site.untouched("a restart", lambda: site.machine.checked("systemctl", "restart", "cascadia.service"))
 
 
 def own_faults(site: Site) -> None:
