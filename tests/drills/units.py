@@ -146,13 +146,13 @@ class _Life:
             self.crashes, self.hangs, self.rebooted, self.revoked, self.readmitted, self.wrong_settings,
         )  # fmt: skip
         for step in steps:
-            began, name = time.monotonic(), step.__name__.replace("_", " ")
+            began, name, before = time.monotonic(), step.__name__.replace("_", " "), len(self._findings)
             try:
                 step()
             except (Wrong, StepFailed) as error:
                 self._findings.append(f"{name}: {error}")
             self._figures[f"{name}, seconds"] = round(time.monotonic() - began, 1)
-            self._say(f"{name}: {'; '.join(self._findings[-1:]) or 'right'}")
+            self._say(f"{name}: {'; '.join(self._findings[before:]) or 'right'}")
         return Outcome(self._figures, tuple(self._findings))
 
     # What the steps share
@@ -290,7 +290,9 @@ class _Life:
 
     def hangs(self) -> None:
         """The watchdog ends an agent that is stopped, and another one starts."""
-        self._host.write("/run/systemd/system/cascadia.service.d/lab.conf", "[Service]\nWatchdogSec=4\nRestartSec=1\n")
+        self._host.write(
+            "/run/systemd/system/cascadia.service.d/quick.conf", "[Service]\nWatchdogSec=4\nRestartSec=1\n"
+        )
         self._host.checked("systemctl", "daemon-reload")
         self._host.checked("systemctl", "restart", SERVICE)
         before = self._host.shown(SERVICE, "MainPID")["MainPID"]
