@@ -17,7 +17,10 @@ PACKAGES = (
     "ca-certificates", "dpkg-dev", "gcc", "libc6-dev", "libtss2-dev", "libtss2-tcti-device0", "libudev1",
     "pkg-config", "python3", "python3-dev", "python3-venv", "systemd", "tpm-udev",
 )  # fmt: skip
-"""What building needs, and what the packages depend on: they are tried in a root without a network. debootstrap takes no name that a release only provides: see `_NAMES`."""
+"""What building needs, and what the packages depend on: the drill `packages` installs them without a network.
+
+debootstrap takes no name that a release only provides: see `_NAMES`.
+"""
 _NAMES = {"trixie": {"libtss2-tcti-device0": "libtss2-tcti-device0t64"}}
 FROM_HOST = ("etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt")
 """Files of this machine that a root needs to reach the package indexes."""
@@ -38,6 +41,27 @@ exec chroot "$1" /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin
     PYTHONHASHSEED=0 PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 \
     PIP_PROGRESS_BAR=off /bin/sh -euc "cd /build; $4"
 """
+
+_TRY = """
+set -eu
+mount --make-rprivate /
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay overlay -o "lowerdir=$1,upperdir=/mnt/upper,workdir=/mnt/work" /mnt/root
+mkdir -p /mnt/root/build
+mount --bind "$2" /mnt/root/build
+mount -t proc proc /mnt/root/proc
+mount --rbind /dev /mnt/root/dev
+mount -t tmpfs -o mode=1777 tmpfs /mnt/root/tmp
+printf '#!/bin/sh\nexit 101\n' >/mnt/root/usr/sbin/policy-rc.d
+chmod 755 /mnt/root/usr/sbin/policy-rc.d
+ROOT=/mnt/root
+inside() {
+    chroot /mnt/root /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        DEBIAN_FRONTEND=noninteractive /bin/sh -euc "$1"
+}
+"""
+"""What a trial finds: $ROOT, and `inside TEXT`, which runs shell text in it."""
 
 
 class Root:
@@ -69,6 +93,14 @@ class Root:
         """Run shell text in the root, with `folder` as /build. Returns what it prints. Raises PackageError."""
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         return run([*namespaces, "/bin/sh", "-c", _ENTER, "sh", str(self.path), str(folder), str(epoch), script])
+
+    def trial(self, folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+        """Run shell text beside a copy of the root that ends with it, without a network. `folder` is /build in it."""
+        namespaces = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
+        command = [*namespaces, "/bin/sh", "-c", _TRY + script, "sh", str(self.path), str(folder)]
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, stdin=subprocess.DEVNULL
+        )
 
 
 def run(command: list[str], folder: Path | None = None, environment: dict[str, str] | None = None) -> str:

@@ -6,6 +6,7 @@ source changes with the package only.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -29,10 +30,12 @@ sys.exit(main())
 _LEFT_OUT = frozenset({"INSTALLER", "RECORD", "REQUESTED", "WHEEL", "direct_url.json", "entry_points.txt", "top_level.txt",
                        "zip-safe"})  # fmt: skip
 """Files of a distribution's metadata that only installers read. METADATA stays: scanners find the versions by it."""
-_LEFT_OUT_FOLDERS = frozenset({"tests", "_tests", "profiling", "share", "licenses", "sboms"})
+_LEFT_OUT_FOLDERS = frozenset({"tests", "_tests", "_tools", "profiling", "share", "licenses", "sboms"})
 """Folders without use at run time. Some wheels have them at the top. Licences are in the copyright file of the package,
 and its SBOM has those of the wheels."""
 _LEFT_OUT_SUFFIXES = frozenset({".c", ".h", ".pxd", ".pyc", ".pyi", ".pyx", ".sh"})
+_LEFT_OUT_FILES = re.compile(r"yaml/_yaml\.")
+"""PyYAML works without this module, which has an old copy of libyaml in it."""
 _COMPILE = """
 python{python} -m compileall -q -j 1 --invalidation-mode unchecked-hash -s /build/{library} -p /{library} {library}
 """
@@ -48,7 +51,9 @@ def ships(path: str) -> bool:
         return parts[-1] not in _LEFT_OUT and not parts[-1].upper().startswith(
             ("LICEN", "COPYING", "AUTHORS", "NOTICE")
         )
-    return PurePosixPath(path).suffix not in _LEFT_OUT_SUFFIXES and not parts[-1].startswith(".")
+    if parts[-1].startswith(".") or _LEFT_OUT_FILES.match(path):
+        return False
+    return PurePosixPath(path).suffix not in _LEFT_OUT_SUFFIXES
 
 
 def build(

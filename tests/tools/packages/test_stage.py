@@ -22,6 +22,8 @@ from tools.packages import stage
         ("colorama-0.4.6.dist-info/LICENSE.txt", False),
         ("securesystemslib/_vendor/ed25519/.gitignore", False),
         ("certifi/cacert.pem", True),
+        ("yaml/_yaml.cpython-311-x86_64-linux-gnu.so", False),
+        ("yaml/cyaml.py", True),
     ],
 )
 def test_which_files_ship(path: str, expected: bool) -> None:
