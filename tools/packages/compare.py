@@ -16,6 +16,8 @@ from tools.packages.root import run
 ONLY_DEB = {
     "/usr/share/doc/*/copyright": "Debian's place for licences",
     "/usr/share/doc/*/changelog.Debian.gz": "Debian's form of the changelog",
+    "/etc/needrestart/conf.d/*": "needrestart is Debian's",
+    "/usr/share/apparmor/extra-profiles/*": "Enterprise Linux has SELinux instead of AppArmor",
     "/usr/share/lintian/overrides/*": "rpmlint reads no overrides from a package",
 }
 ONLY_RPM = {
