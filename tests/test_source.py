@@ -257,6 +257,8 @@ SLEEPERS = {
     "tests/drills/machine.py:_stopped": "the time for which the machine is stopped",
     "tests/drills/machine.py:_restored": "a session within a minute of the last one counts as overtaken",
     "tests/drills/machine.py:_tpm_copy": "the same",
+    "tests/drills/footprint.py:run": "the time until the programs are idle",
+    "tests/drills/footprint.py:_measure": "the time of the measurement",
     "tests/system/support/fleet.py:_watch": "the pace of simulated nodes",
     "tests/system/support/fleet.py:_live": "the same",
     "tests/node/test_waits.py:test_a_sleep_counts": "a simulated clock",
