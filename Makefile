@@ -18,7 +18,7 @@ PART ?=
 DIR ?=
 RAISE ?=
 
-.PHONY: help setup demo test unit check bench coverage drills machine real-ek api-fuzz packages fmt up lock clean
+.PHONY: help setup demo test unit check bench coverage drills machine test-system real-ek api-fuzz packages fmt up lock clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ drills: setup ## what is long, loud or needs root: PART=name runs one, no PART l
 
 machine: setup ## hardware events on whole machines in QEMU with a kernel's TPM; needs root and QEMU
 	@$(BIN)/python -m tests.drills machine $(ARGS)
+
+test-system: setup ## the packages on whole machines of Debian 12 and 13, and the cloud's package; needs root and QEMU
+	@$(BIN)/python -m tests.drills system $(ARGS)
 
 real-ek: setup ## verdicts on a folder of real EK certificates, compared with its README (DIR=folder)
 	@test -n "$(DIR)" || { echo 'name the folder: make real-ek DIR=../shared/ek' >&2; exit 2; }

@@ -198,8 +198,7 @@ class Guest:
             "-smbios", f"type=3,manufacturer=Lab,serial={board.chassis_serial}",
             "-drive", f"if=none,id=disk,file={self.disk},format=qcow2,cache=writeback",
             "-device", f"virtio-blk-pci,drive=disk,serial={board.disk_serial}",
-            "-drive", f"if=none,id=agent,file={self.image.agent},format=raw,readonly=on",
-            "-device", "virtio-blk-pci,drive=agent,serial=agent",
+            *self._agent_disk(),
             "-netdev", "user,id=net", "-device", f"virtio-net-pci,netdev=net,mac={board.mac}",
             "-chardev", f"socket,id=tpm,path={self.directory / 'tpm.sock'}",
             "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm0",
@@ -209,6 +208,12 @@ class Guest:
             "-qmp", f"unix:{self.directory / 'qmp.sock'},server=on,wait=off",
             "-serial", f"file:{self.directory / 'console.log'}",
         ]  # fmt: skip
+
+    def _agent_disk(self) -> list[str]:
+        if self.image.agent is None:
+            return []
+        drive = f"if=none,id=agent,file={self.image.agent},format=raw,readonly=on"
+        return ["-drive", drive, "-device", "virtio-blk-pci,drive=agent,serial=agent"]
 
     def _listens(self) -> bool:
         if not self._processes[-1].running:
@@ -269,7 +274,8 @@ class Guest:
 
     def cascadia(self, *argv: str, seconds: float = COMMAND_SECONDS_MAX) -> Done:
         """Run a `cascadia` command with `--json` in the guest."""
-        return self.run("/opt/cascadia/cascadia", *argv, "--json", seconds=seconds)
+        program = "/usr/bin/cascadia" if self.image.agent is None else "/opt/cascadia/cascadia"
+        return self.run(program, *argv, "--json", seconds=seconds)
 
     def ask(self, path: str, method: str = "GET", seconds: float = COMMAND_SECONDS_MAX) -> Any:
         """A document of the agent's socket, such as `/v1/status`. None if no agent answers.

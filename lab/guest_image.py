@@ -44,7 +44,7 @@ AGENT_LABEL = "cascadia"
 SHELL_PORT = "lab.shell"
 """Name of the virtio port over which commands reach the guest."""
 
-_SHELL = '''#!/usr/bin/python3
+SHELL = '''#!/usr/bin/python3
 """Runs the commands that come over a virtio port, one a line, as JSON. An empty command is answered at once.
 
 The command `ask-agent METHOD PATH` is a request to the agent's socket. It exits with 1 if no agent answers.
@@ -93,13 +93,17 @@ while True:
         while out:
             out = out[os.write(port, out):]
 '''
-_FILES = {
-    "etc/fstab": f"/dev/vda / ext4 rw 0 1\nLABEL={AGENT_LABEL} /opt/cascadia ext4 ro 0 0\n",
+GUEST_FILES = {
     "etc/hostname": "guest\n",
     # The cloud is at `localhost` for this machine and for the guest, so its URLs and certificates fit both.
     "etc/hosts": "127.0.0.1 guest\n10.0.2.2 localhost\n",
     "etc/systemd/network/lab.network": "[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
     "LinkLocalAddressing=no\nIPv6AcceptRA=no\n",
+}
+"""Files of every guest."""
+_FILES = {
+    **GUEST_FILES,
+    "etc/fstab": f"/dev/vda / ext4 rw 0 1\nLABEL={AGENT_LABEL} /opt/cascadia ext4 ro 0 0\n",
     "etc/systemd/system/lab-shell.service": "[Unit]\nDescription=Commands of the lab\nRequiresMountsFor=/opt/cascadia\n"
     "[Service]\nExecStart=/opt/cascadia/lab-shell\nRestart=always\nStandardError=journal+console\n",
     "etc/systemd/system/cascadia.service": "[Unit]\nDescription=Cascade agent\nStartLimitIntervalSec=0\n"
@@ -108,14 +112,16 @@ _FILES = {
     "TimeoutStartSec=300\nRuntimeDirectory=cascadia\nRuntimeDirectoryPreserve=restart\nStateDirectory=cascadia\n"
     "StateDirectoryMode=0700\n",
 }
-"""Files of the guest's Debian."""
-_LINKS = {
-    "etc/cascadia": "/opt/cascadia/etc",
+"""Files of a guest with the agent of this checkout."""
+GUEST_LINKS = {
     "etc/systemd/system/multi-user.target.wants/systemd-networkd.service": "/lib/systemd/system/systemd-networkd.service",
-    **{
-        f"etc/systemd/system/multi-user.target.wants/{name}.service": f"/etc/systemd/system/{name}.service"
-        for name in ("lab-shell", "cascadia")
-    },
+    "etc/systemd/system/multi-user.target.wants/lab-shell.service": "/etc/systemd/system/lab-shell.service",
+}
+"""Links of every guest."""
+_LINKS = {
+    **GUEST_LINKS,
+    "etc/cascadia": "/opt/cascadia/etc",
+    "etc/systemd/system/multi-user.target.wants/cascadia.service": "/etc/systemd/system/cascadia.service",
     **{
         f"etc/systemd/system/{name}": "/dev/null"
         for name in (
@@ -132,23 +138,23 @@ _LINKS = {
         )
     },
 }  # fmt: skip
-"""Links of the guest's Debian. A unit that leads to /dev/null never starts; no time service sets the clock."""
+"""Links of a guest with the agent of this checkout. A unit that leads to /dev/null never starts; no time service sets the clock."""
 _AGENT_FILES = {
     "cascadia": "#!/bin/sh\nexport PYTHONPATH=/opt/cascadia/code:/opt/cascadia/libraries PYTHONDONTWRITEBYTECODE=1\n"
     'exec /usr/bin/python3 -m node.cli "$@"\n',
-    "lab-shell": _SHELL,
+    "lab-shell": SHELL,
     # The defaults of production mode, except for a short heartbeat. The guest is slow.
     "etc/cascadia.toml": "heartbeat_seconds = 5\nsettle_seconds = 30\n",
 }
 
 
 class Image(msgspec.Struct, frozen=True):
-    """The files that a machine boots from. `disk` and `agent` are never written."""
+    """The files that a machine boots from. `disk` and `agent` are never written. Without `agent` it has no agent."""
 
     kernel: Path
     initrd: Path
     disk: Path
-    agent: Path
+    agent: Path | None
 
     @classmethod
     def made(cls, cache: Path, scratch: Path, mirror: str = "") -> Self:
@@ -178,7 +184,8 @@ def _digest(mirror: str) -> str:
     return hashlib.sha256(inputs).hexdigest()[:16]
 
 
-def _run(*command: str) -> None:
+def run_tool(*command: str) -> None:
+    """Run a program of this machine. Raises StepFailed if it fails."""
     done = subprocess.run(
         command,
         capture_output=True,
@@ -199,7 +206,7 @@ def _make_debian(home: Path, mirror: str) -> None:
     root.mkdir(parents=True)
     try:
         include = f"--include={','.join(PACKAGES)}"
-        _run("debootstrap", "--variant=minbase", include, _release(), str(root), *([mirror] if mirror else []))
+        run_tool("debootstrap", "--variant=minbase", include, _release(), str(root), *([mirror] if mirror else []))
         for name, content in _FILES.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(content)
@@ -212,7 +219,7 @@ def _make_debian(home: Path, mirror: str) -> None:
         shutil.copyfile(kernel, attempt / "vmlinuz")
         (attempt / "initrd.img").write_bytes(initrd(root))
         shutil.rmtree(root / "var/cache/apt", ignore_errors=True)
-        _filesystem(root, attempt / "disk.img", DISK_MIB, "guest")
+        filesystem(root, attempt / "disk.img", DISK_MIB, "guest")
     finally:
         shutil.rmtree(root, ignore_errors=True)
     shutil.rmtree(home, ignore_errors=True)
@@ -227,11 +234,11 @@ def _make_agent(folder: Path, image: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
         (folder / name).chmod(0o755)
-    _run(sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", str(folder), "-p", "/opt/cascadia", str(folder))
-    _filesystem(folder, image, AGENT_MIB, AGENT_LABEL)
+    run_tool(sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", str(folder), "-p", "/opt/cascadia", str(folder))
+    filesystem(folder, image, AGENT_MIB, AGENT_LABEL)
 
 
-def _filesystem(folder: Path, image: Path, mib: int, label: str) -> None:
-    """An ext4 image with the content of `folder`, owned by root."""
+def filesystem(folder: Path, image: Path, mib: int, label: str) -> None:
+    """Make an ext4 image with the content of `folder`. Raises StepFailed."""
     image.unlink(missing_ok=True)
-    _run("mkfs.ext4", "-q", "-F", "-L", label, "-E", "root_owner=0:0", "-d", str(folder), str(image), f"{mib}M")
+    run_tool("mkfs.ext4", "-q", "-F", "-L", label, "-E", "root_owner=0:0", "-d", str(folder), str(image), f"{mib}M")

@@ -5,6 +5,7 @@ six modules of the kernel, four programs of klibc and a script, as an archive of
 kernel unpacks. It is not compressed, because QEMU copies a megabyte faster than the guest decompresses it.
 """
 
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,12 @@ MODULES = (
     "virtio/virtio.ko", "virtio/virtio_ring.ko", "virtio/virtio_pci_legacy_dev.ko", "virtio/virtio_pci_modern_dev.ko",
     "virtio/virtio_pci.ko", "block/virtio_blk.ko",
 )  # fmt: skip
-"""The driver of the disk and what it requires, in the order of loading, below the folder of the drivers."""
+"""The driver of the disk and what it requires, in the order of loading, below the folder of the drivers. A kernel can have
+some of them built in."""
 PROGRAMS = ("sh", "mount", "insmod", "run-init")
 SCRIPT = f"""#!/bin/sh
 mount -t devtmpfs dev /dev
-for module in {" ".join(Path(module).name for module in MODULES)}; do insmod /$module; done
+for module in {" ".join(Path(module).name for module in MODULES)}; do test ! -e /$module || insmod /$module; done
 mount -t ext4 -o rw /dev/vda /root
 mount -o move /dev /root/dev
 exec run-init /root /sbin/init
@@ -30,13 +32,21 @@ def initrd(root: Path) -> bytes:
     Raises ValueError without a kernel or with several, and OSError if a file is missing.
     """
     (drivers,) = root.glob("usr/lib/modules/*/kernel/drivers")
+    built_in = (drivers.parent.parent / "modules.builtin").read_text().split()
     # The loader that the programs name has the digest of their build in its name.
     (loader,) = root.glob("usr/lib/klibc-*.so")
     files = [(name, b"") for name in ("bin", "lib", "dev", "root")]
     files += [("init", SCRIPT.encode()), (f"lib/{loader.name}", loader.read_bytes())]
     files += [(f"bin/{name}", (root / "usr/lib/klibc/bin" / name).read_bytes()) for name in PROGRAMS]
-    files += [(Path(module).name, (drivers / module).read_bytes()) for module in MODULES]
+    loaded = [module for module in MODULES if f"kernel/drivers/{module}" not in built_in]
+    files += [(Path(module).name, _module(drivers / module)) for module in loaded]
     return b"".join(_archive(files))
+
+
+def _module(path: Path) -> bytes:
+    """A module of the kernel. Debian 13 compresses them, and `insmod` of klibc does not decompress."""
+    compressed = path.with_name(f"{path.name}.xz")
+    return lzma.decompress(compressed.read_bytes()) if compressed.exists() else path.read_bytes()
 
 
 def _archive(files: list[tuple[str, bytes]]) -> Iterator[bytes]:

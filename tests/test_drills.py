@@ -14,7 +14,7 @@ import pytest
 from protocol.encoding import json_decode, json_encode
 from protocol.messages.sessions import Ask, StatementAnswer
 from protocol.signed.statements import Lease, verify_statement
-from tests.drills import frame, fuzz, soak, strangers
+from tests.drills import frame, fuzz, install_page, soak, strangers
 from tests.drills.flapping import FlappingFabric
 from tests.drills.frame import EXIT_CANNOT, EXIT_FOUND, EXIT_GOOD, EXIT_TIME, CannotRun, Outcome, Say
 from tests.fuzz.targets import TARGETS
@@ -216,3 +216,12 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(CannotRun, match=r"certtool \(package gnutls-bin\).*tstclnt \(package libnss3-tools\)"):
         strangers.run(_options(), print)
+
+
+def test_the_blocks_of_the_page_of_the_installation_are_found() -> None:
+    found = install_page.blocks(install_page.PAGE.read_text("utf-8"))
+    assert [heading for heading, commands in found if "apt-get install" in commands] == ["The cloud", "The agent"]
+    assert install_page.blocks("## One\n\n```\na\nb\n```\n\n## Two\n\n```\nc\n```\n") == [
+        ("One", "a\nb\n"),
+        ("Two", "c\n"),
+    ]

@@ -13,7 +13,7 @@ def test_another_package_or_file_makes_another_debian(monkeypatch: pytest.Monkey
 
 
 def test_the_program_that_runs_commands_in_the_guest_is_python() -> None:
-    names = compile(guest_image._SHELL, "lab-shell", "exec").co_names
+    names = compile(guest_image.SHELL, "lab-shell", "exec").co_names
     assert {"ask_agent", "subprocess"} <= set(names)
 
 

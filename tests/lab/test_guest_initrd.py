@@ -1,5 +1,6 @@
 """The initial RAM disk of a machine in QEMU: its archive has the files that its script needs, in their order."""
 
+import lzma
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def root(tmp_path: Path) -> Path:
     for path in (*(drivers / name for name in MODULES), *(programs / name for name in PROGRAMS)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
+    (drivers.parent.parent / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
     (tmp_path / "usr/lib/klibc-AbC.so").write_text("the loader")
     return tmp_path
 
@@ -41,6 +43,18 @@ def test_the_archive_has_programs_modules_and_the_script(root: Path) -> None:
     script = files["init"][1].decode()
     assert script.index("virtio_ring.ko") < script.index("virtio_blk.ko") < script.index("mount -t ext4")
     assert {Path(module).name for module in MODULES} <= files.keys()
+
+
+def test_modules_of_the_kernel_itself_are_left_out_and_compressed_ones_are_unpacked(root: Path) -> None:
+    (drivers,) = root.glob("usr/lib/modules/*/kernel/drivers")
+    (drivers.parent.parent / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\n")
+    (drivers / "virtio/virtio.ko").unlink()
+    block = drivers / "block/virtio_blk.ko"
+    block.with_name("virtio_blk.ko.xz").write_bytes(lzma.compress(b"the driver"))
+    block.unlink()
+    files = _unpacked(initrd(root))
+    assert "virtio.ko" not in files
+    assert files["virtio_blk.ko"][1] == b"the driver"
 
 
 def test_a_debian_with_two_kernels_is_refused(root: Path) -> None:
