@@ -7,6 +7,7 @@ the text needs nothing.
 
 import argparse
 import os
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -101,21 +102,34 @@ def hand_out(file: str, form: Form, out: Path | None, opened: IO[bytes] | None =
         return
     try:
         with opened or open_output(out) as written:
-            written.truncate()
+            _empty(written)
             written.write(text.encode())
     except OSError as error:
         raise FileUnusable(f"cannot write {out}: {error.strerror}") from error
 
 
 def open_output(path: Path) -> IO[bytes]:
-    """The file, open for writing, readable by its owner only. It keeps its content. Raises OSError."""
+    """The file, open for writing, readable by its owner only. It keeps its content. Raises OSError.
+
+    A device keeps its mode: /dev/null and a terminal are of every user, and root may name them.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(descriptor, 0o600)
+        if _is_file(descriptor):
+            os.fchmod(descriptor, 0o600)
     except OSError:
         os.close(descriptor)
         raise
     return os.fdopen(descriptor, "wb")
+
+
+def _is_file(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+def _empty(file: IO[bytes]) -> None:
+    if _is_file(file.fileno()):
+        file.truncate()
 
 
 def _draw(text: str, out: Path | None, opened: IO[bytes] | None) -> None:
@@ -133,7 +147,7 @@ def _draw(text: str, out: Path | None, opened: IO[bytes] | None) -> None:
         raise FileUnusable(f"cannot write {out}: a QR code is written as .svg or .png")
     try:
         with opened or open_output(out) as written:
-            written.truncate()
+            _empty(written)
             code.save(written, kind=kind, scale=4)
     except OSError as error:
         raise FileUnusable(f"cannot write {out}: {error.strerror}") from error

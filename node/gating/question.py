@@ -15,6 +15,8 @@ ANSWER_BYTES_MAX = 256 * 1024
 """The largest licence document has 60 kB."""
 _READ_BYTES = 16 * 1024
 _PEERCRED = struct.Struct("3i")
+_TIMEVAL = struct.Struct("@ll")
+_LEAST_SECONDS = 0.001
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -47,8 +49,14 @@ class AgentSocket:
         """All bytes until the agent closes. Raises OSError, Unanswered."""
         ends_at = monotonic() + seconds
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            # The kernel then waits for a place in the queue. With a timeout of Python a full queue refuses at once, and a
+            # user who keeps it full would end the gate.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
+            try:
+                connection.connect(self.path)
+            except BlockingIOError:
+                raise TimeoutError from None
             connection.settimeout(seconds)
-            connection.connect(self.path)
             _, user, _ = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
             if user not in (0, os.geteuid()):
                 raise Unanswered(f"a program of user {user} listens at {self.path}, and it is not the agent")
@@ -64,6 +72,12 @@ class AgentSocket:
                     return data
                 data += piece
         raise Unanswered(f"the answer at {self.path} is too long")
+
+
+def _timeval(seconds: float) -> bytes:
+    """A bound as the kernel takes it. Zero would be no bound."""
+    whole, part = divmod(max(seconds, _LEAST_SECONDS), 1)
+    return _TIMEVAL.pack(int(whole), int(part * 1_000_000))
 
 
 def _parsed(data: bytes) -> tuple[int, dict[str, object]]:

@@ -19,7 +19,9 @@ FIRST = [(PACKAGING / "scripts/deb/preinst", "upgrade"), (PACKAGING / "scripts/r
 NODE = "node_01k00000000000000000000000"
 
 
-def run(script: Path, state: Path, *arguments: str, systemd: bool = True) -> subprocess.CompletedProcess[str]:
+def run(
+    script: Path, state: Path, *arguments: str, systemd: bool = True, read: str = "3"
+) -> subprocess.CompletedProcess[str]:
     """Run a script with another state directory and with stand-ins for the programs of the system."""
     programs = state.parent / "programs"
     programs.mkdir(exist_ok=True)
@@ -29,7 +31,7 @@ def run(script: Path, state: Path, *arguments: str, systemd: bool = True) -> sub
     for name in ("head", "sed", "tail", "cat", "rm", "timeout", "mkdir", "cp"):
         (programs / name).unlink(missing_ok=True)
         (programs / name).symlink_to(str(shutil.which(name)))
-    text = script.read_text()
+    text = script.read_text().replace("READ_SECONDS_MAX=3\n", f"READ_SECONDS_MAX={read}\n")
     for path in ("/var/lib/cascadia", "/usr/lib/cascadia", "/etc/cascadia", "/run/cascadia", "/run/systemd/system"):
         text = text.replace(path, f"{state.parent}{path}")
     text = text.replace(f"{state.parent}/var/lib/cascadia", str(state))
@@ -70,6 +72,11 @@ def test_a_newer_state_is_refused_before_anything_is_unpacked(state: Path, scrip
         if content is not None:
             (state / "version").write_text(content)
         assert run(script, state, argument).returncode == 0, content
+    (state / "version").unlink()
+    with (state / "version").open("wb") as endless:  # the agent's user owns the file, and root reads it
+        endless.truncate(1 << 40)
+    assert run(script, state, argument).returncode == 0
+    (state / "version").unlink()
     (state / "version").write_text(f"{STATE_VERSION + 1}\n")
     refused = run(script, state, argument)
     assert refused.returncode == 1
@@ -83,7 +90,7 @@ def test_a_system_without_systemd_is_refused(state: Path, script: Path, argument
     assert (refused.returncode, "the agent runs under systemd" in refused.stderr) == (1, True)
 
 
-def purge(state: Path, program: str) -> subprocess.CompletedProcess[str]:
+def purge(state: Path, program: str, read: str = "3") -> subprocess.CompletedProcess[str]:
     """Purge a machine with an identity, after a removal that has kept this program; "" for none."""
     (state / "identity/g-1").mkdir(parents=True, exist_ok=True)
     (state / "identity/g-1/identity.json").write_text(f'{{"format":1,"node":"{NODE}","generation":1}}\n')
@@ -92,7 +99,7 @@ def purge(state: Path, program: str) -> subprocess.CompletedProcess[str]:
         kept.mkdir(exist_ok=True)
         (kept / "cascadia").write_text(program)
         (kept / "cascadia").chmod(0o755)
-    done = run(PACKAGING / "scripts/deb/postrm", state, "purge")
+    done = run(PACKAGING / "scripts/deb/postrm", state, "purge", read=read)
     assert done.returncode == 0, "a purge never fails"
     assert not state.exists()
     assert not kept.exists()
@@ -114,6 +121,17 @@ def test_a_purge_deactivates_and_leaves_the_words_to_the_program(state: Path) ->
 @pytest.mark.parametrize("program", ["", "#!/bin/sh\nexit 70\n", "#!/nonexistent/python3\n"])
 def test_a_purge_that_cannot_deactivate_names_the_seat(state: Path, program: str) -> None:
     assert f"cascade node release {NODE}" in purge(state, program).stderr
+
+
+def test_a_purge_reads_no_pipe_and_no_device_of_the_agents_user_for_ever(state: Path) -> None:
+    """A user who owns the state must not keep root from removing the package."""
+    for name in ("g-0", "g-2"):
+        (state / "identity" / name).mkdir(parents=True)
+    (state / "identity/g-0/identity.json").symlink_to("/dev/zero")
+    assert f"cascade node release {NODE}" in purge(state, "").stderr
+    (state / "identity/g-0").mkdir(parents=True)
+    os.mkfifo(state / "identity/g-0/identity.json")
+    assert purge(state, "", read="0.1").stderr == ""
 
 
 def test_needrestart_restarts_the_agent_and_never_a_gate() -> None:

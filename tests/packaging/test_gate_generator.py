@@ -86,6 +86,11 @@ def _bound(drop_in: Path) -> list[str]:
         ({f"{ETC}/a.service": "[Unit]\n#X-Cascadia-Entitlement=a\n;X-Cascadia-Entitlement=b\n"}, {}, {}),
         ({f"{ETC}/a.service": "[Unit]\nDescription=a \\\nX-Cascadia-Entitlement=b\n"}, {}, {}),
         ({f"{ETC}/a.service": "[Unit]\nX-Cascadia-Entitlement=a\\\n# comment\nb\n"}, {"a.service": [r"a\x20b"]}, {}),
+        (
+            {f"{ETC}/a.service": LINE[:-1] + "\\", f"{ETC}/b.service": LINE[:-1] + "\\\n", f"{LIB}/c.service": LINE},
+            {"a.service": ["vision"], "b.service": ["vision"], "c.service": ["vision"]},
+            {},
+        ),
         # A drop-in counts after the unit, whatever its folder; drop-ins count in the order of their names.
         ({f"{ETC}/a.service.d/9.conf": LINE}, {"a.service": ["vision"]}, {}),
         ({f"{LIB}/a.service": LINE, f"{ETC}/a.service.d/9.conf": "X-Cascadia-Entitlement=\n"}, {}, {}),

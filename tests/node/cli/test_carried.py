@@ -1,6 +1,7 @@
 """`cascadia request` and `cascadia license import`: files, text, QR codes, and the socket of a running agent."""
 
 import io
+import os
 import sys
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -40,6 +41,20 @@ def test_a_written_request_is_private(tmp_path: Path) -> None:
     hand_out(FILE, "text", out)
     assert out.stat().st_mode & 0o777 == 0o600
     assert read_request(out.read_bytes()) == REQUEST
+
+
+def test_a_pipe_or_a_device_is_written_and_keeps_its_mode(tmp_path: Path) -> None:
+    """Root who names /dev/null must not take it from every other user."""
+    out = tmp_path / "pipe"
+    os.mkfifo(out)
+    out.chmod(0o666)
+    reader = os.open(out, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        hand_out(FILE, "text", out)
+        assert read_request(os.read(reader, 65536)) == REQUEST
+    finally:
+        os.close(reader)
+    assert out.stat().st_mode & 0o777 == 0o666
 
 
 def test_a_qr_code_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

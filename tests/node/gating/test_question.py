@@ -58,6 +58,18 @@ def test_a_silent_program_is_left(agent: AgentSocket, listener: socket.socket) -
         agent.ask("/", 0.02)
 
 
+def test_a_full_queue_is_waited_for(agent: AgentSocket, answering: Answering, listener: socket.socket) -> None:
+    """Another user fills the queue of the socket. The question waits in the kernel, and is answered."""
+    listener.listen(0)
+    with socket.socket(socket.AF_UNIX) as first:
+        first.connect(agent.path)
+        with pytest.raises(Unanswered, match="in time"):
+            agent.ask("/", 0.02)
+        first.sendall(b"x")
+        answering(http(b"{}"), http(b"{}"))
+        assert agent.ask("/", 5) == (200, {})
+
+
 def test_a_slow_program_is_left(agent: AgentSocket, answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes in time, but the whole does not."""
     times = iter(range(10))
