@@ -1,6 +1,6 @@
 """Adapter: one update from the TUF repository, with the client workflow of the library `tuf` and our own fetcher.
 
-The update blocks its thread. No other module of the node imports `tuf`. `node.trust.published` imports this module only
+The update blocks its thread. No other module of the node but `node.trust.library` imports `tuf`. `node.trust.published` imports this module only
 for an update, because the import is slow. Every fetched file is verified, from the pinned root on, or refused. The
 update writes to the scratch directory only. The operators' command line has a separate adapter (docs/adr/0010).
 """
@@ -19,13 +19,13 @@ from tuf.api.exceptions import (
     RepositoryError,
     SlowRetrievalError,
 )
-from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from node.clock import monotonic
 from node.disk.files import ensure_private_dir, read_bounded, write_scratch
 from node.link.connect import LinkFailed, open_in_turn
 from node.trust.errors import TrustError, TrustOlder, TrustUnreachable
 from node.trust.files import FILE_BYTES_MAX, METADATA, Generation, is_root_name, root_name
+from node.trust.library import FetcherInterface, Updater, UpdaterConfig
 from protocol.encoding import sha256_hex
 from protocol.limits import (
     TRUST_ROOT_BYTES_MAX,
