@@ -193,7 +193,14 @@ class Agent:
         self._ended.set()
 
     async def lend(self) -> None:
-        """Lend the state to a command of root. Raises StateLent, DiskSilent."""
+        """Lend the state to a command of root. Raises StateLent, StateError, DiskSilent.
+
+        The agent forgets what the disk has refused when it reads the state again, so such a revocation is not lent.
+        """
+        self._lending.check()
+        unstored = await self._saver.flush()
+        if unstored is not None:
+            raise unstored
         await self._lending.lend()
 
     def wake(self) -> None:
@@ -264,7 +271,7 @@ class Agent:
         async def work(nursery: trio.Nursery) -> None:
             await self._work(ready)
             await self._finish()
-            await self._lending.hand_out()
+            await self._lending.hand_out(self.contact.conditions)
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:

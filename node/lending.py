@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from node.conditions import Conditions
 from node.disk.lock import StateLock
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
 from node.errors import NodeError, StateBusy, StateError
@@ -23,6 +24,9 @@ TAKEN_SECONDS_MAX = 5.0
 """How long a command may need to take the lock. A command that does not come has failed."""
 LOOK_SECONDS = 0.2
 """Pause between two attempts to take the lock back. The command that the state was lent to tries as often."""
+
+LENT = "a command of root uses the state, so the agent does not hear from the cloud, and the lease is not refreshed"
+"""Text of the condition."""
 
 
 class StateLent(NodeError):
@@ -71,10 +75,11 @@ class Lending:
         if self._asked.is_set():
             raise StateLent("cannot do this now: a command of root uses the state of the agent")
 
-    async def hand_out(self) -> None:
+    async def hand_out(self, conditions: Conditions) -> None:
         """Release the lock, and wait until the command has had the state. Raises nothing.
 
-        Nothing of the agent may use the state any more. A piece of disk work that was cancelled is waited for.
+        Nothing of the agent may use the state any more. A piece of disk work that was cancelled is waited for. A
+        condition says that the state is lent: a command can wait for an operator, for days.
         """
         try:
             await on_disk(lambda: None, seconds_max=self._disk_seconds)
@@ -85,9 +90,13 @@ class Lending:
             return
         self._release()
         log.info("a command of root uses the state; the agent answers from its memory")
+        conditions.report(
+            StateLent.code, LENT, "Let the command end. `cascadia activate --no-wait` waits for no approval."
+        )
         self._lent.set()
         await self._until_returned()
         self.has_returned = True
+        conditions.clear(StateLent.code)
         log.info("the command has ended; reading the state again")
 
     async def _until_returned(self) -> None:

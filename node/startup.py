@@ -204,7 +204,7 @@ class _Start:
             async def lend() -> None:
                 await self._lending.asked()
                 reading.cancel()
-                await self._lending.hand_out()
+                await self._lending.hand_out(self._state.conditions)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(read)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from node.clock import utc_now
+from node.conditions import Conditions
 from node.disk.lock import StateLock
 from node.disk.thread import DiskSilent, on_disk
 from node.errors import StateBusy
@@ -19,11 +21,12 @@ class Agent:
     def __init__(self, directory: Path, *, taken_seconds: float = 60, disk_seconds: float = 60) -> None:
         self.lock = StateLock(directory)
         self.lock.acquire()
+        self.conditions = Conditions(utc_now)
         self.lending = Lending(directory, self.lock.release, taken_seconds=taken_seconds, disk_seconds=disk_seconds)
 
     async def run(self) -> None:
         await self.lending.asked()
-        await self.lending.hand_out()
+        await self.lending.hand_out(self.conditions)
 
 
 @pytest.fixture
@@ -45,8 +48,10 @@ async def test_a_command_gets_the_lock_and_the_agent_waits_for_its_end(agent: Ag
     with pytest.raises(StateLent):
         await agent.lending.lend()
     await stays("the state lent", lambda: not agent.lending.has_returned, 2 * LOOK_SECONDS)
+    assert [each.code for each in agent.conditions.current()] == ["state_lent"]
     command.release()
     await until("the state to be back", lambda: agent.lending.has_returned)
+    assert agent.conditions.current() == ()
 
 
 async def test_a_command_that_does_not_come_is_not_waited_for(tmp_path: Path, nursery: trio.Nursery) -> None:

@@ -311,6 +311,28 @@ async def test_a_revoked_agent_lends_its_state_and_runs_on_what_the_command_has_
         assert (await ask("status"))["agent_running"]
 
 
+async def test_a_revocation_that_the_disk_refuses_is_not_forgotten_by_a_lend(
+    config: Config, state: State, tpm: Tpm, fabric: Fabric
+) -> None:
+    async with started(config, tpm) as ask:
+        await until_active(ask)
+
+        async def revoked() -> bool:
+            return (await ask("license") or {}).get("state") == "revoked"
+
+        def full(call: str, path: str) -> None:
+            if call == "write" and str(config.state_dir) in path:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with calls.hooked(full):
+            fabric.revoke()
+            await until("the revocation", revoked)
+            lent = await request(config.socket, "POST", "/v1/state/lend")
+            assert (lent.status, lent.document["code"]) == (503, "disk_full")
+            assert await revoked()
+        assert (await request(config.socket, "POST", "/v1/state/lend")).status == 200
+
+
 async def test_an_agent_that_cannot_read_its_state_lends_it_to_the_command_that_mends_it(
     config: Config, state: State, tpm: Tpm
 ) -> None:
