@@ -9,7 +9,7 @@ operator's token. Status, headers, body and audit rows must be equal, except ids
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -322,13 +322,15 @@ def prepared(world: World, route: Route) -> None:
         assert world.wire("fabric", "operator").ask("POST", path, {"reason": ""}, token).status == 200
 
 
-@pytest.mark.long(8, "test_forged_headers.py")
-def test_every_route_ignores_all_forged_headers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    routes = all_routes()
-    assert {route.name for route in routes} == set(RECIPES), (
-        "RECIPES of tests/system/support/routes.py must name every route"
-    )
-    assert len(routes) == len(RECIPES)
+RELEASE = "fabric POST /v1/node/release"
+"""The route that ends the node of the caller "other". It comes last, because later requests of this node are refused."""
+
+
+def forged_alike(world: World, routes: Iterable[Route]) -> int:
+    """Ask each route as each caller, without and with forged headers: the answers and effects are the same.
+
+    Returns the number of requests.
+    """
     headers = forgeries(world)
     plain = Plain(world)
     observed = Observed(world, plain)
@@ -354,8 +356,19 @@ def test_every_route_ignores_all_forged_headers(world: World, capsys: pytest.Cap
             assert all(one == seen[1] for one in seen[2:]), f"{route.name} as {caller}: {seen[1:]}"
             if not {"anonymous", caller if caller == "operator" else "node"} & {p.kind for p in route.entry.peers}:
                 assert status in (401, 403), f"{route.name} as {caller}: {status}"
+    return sent
+
+
+@pytest.mark.long(8, "test_forged_headers.py")
+def test_every_route_ignores_all_forged_headers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    routes = all_routes()
+    assert {route.name for route in routes} == set(RECIPES), (
+        "RECIPES of tests/system/support/routes.py must name every route"
+    )
+    assert len(routes) == len(RECIPES)
+    sent = forged_alike(world, (route for route in routes if route.name != RELEASE))
     with capsys.disabled():  # The figures are part of the proof.
-        print(f"\n  {len(routes)} routes, {len(headers)} forged headers, {sent} requests", end="")  # noqa: T201
+        print(f"\n  {len(routes)} routes, {len(forgeries(world))} forged headers, {sent} requests", end="")  # noqa: T201
 
 
 def woken(world: World) -> bool:
@@ -392,3 +405,9 @@ def test_the_comparison_distinguishes_two_callers(world: World) -> None:
     assert ours.status == theirs.status == 200
     assert plain.answer(ours) != plain.answer(theirs)
     assert plain.answer(ours) == plain.answer(once(world.cloud, "fabric", "POST", path, body, world.session))
+
+
+def test_the_release_of_a_node_ignores_all_forged_headers(world: World) -> None:
+    (route,) = (route for route in all_routes() if route.name == RELEASE)
+    assert forged_alike(world, [route])
+    assert world.cloud.rows("fabric", "SELECT count(*) FROM audit WHERE action = 'node.release'") == [(1,)]

@@ -44,6 +44,7 @@ ELSEWHERE: dict[str, tuple[set[str], str]] = {
     "node/system/privileges.py": (set(), "the owner of the state directory, and its making by root for another user"),
     "node/hwbind/fingerprint.py": (set(), "the hardware as /sys and /proc show it"),
     "node/hwbind/system_disks.py": (set(), "the same"),
+    "node/system/journal.py": ({"os.fstat"}, "whether standard error leads to the journal"),
     "node/system/logs.py": ({"os.write"}, "standard error"),
 }
 """The modules that make file-system calls on something else than the state: the calls, and what they are made on. An

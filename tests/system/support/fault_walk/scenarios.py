@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from cloud.fabric.bodies.recovery import RecoveryEvidence
+from cloud.fabric.store.installation import REBUILD_LIFE
 from protocol.airgap.answer import AnswerFile
 from protocol.encoding import json_decode, json_encode
 from protocol.faults import Stage
@@ -221,8 +223,9 @@ def _lost(lane: Lane) -> Prepared:
         for table in ("node", "generation", "activation"):
             database.execute(f"DELETE FROM {table}")  # noqa: S608  (names of tables)
         database.execute("UPDATE installation SET value = ? WHERE name = 'epoch'", (b"2",))
-        since = b"2026-01-01T00:00:00+00:00"
-        database.execute("INSERT INTO installation (name, value) VALUES ('rebuild', ?)", (since,))
+        now = datetime.now(UTC)
+        rebuild = f"{now.isoformat()} {(now + REBUILD_LIFE).isoformat()}".encode()
+        database.execute("INSERT INTO installation (name, value) VALUES ('rebuild', ?)", (rebuild,))
     return lane.keep(site)
 
 
