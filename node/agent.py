@@ -77,7 +77,6 @@ class Agent:
         self._state = state
         self._tpm = tpm
         self._hardware = hardware
-        self._tpm = contact.tpm
         self._clock = clock
         self._trust = contact.licence.trust
         self._errors = errors = UnexpectedErrors(contact.conditions)
