@@ -7,28 +7,45 @@ that its other options name must be open to that user.
 
 import os
 import pwd
+from collections.abc import Iterator
 from pathlib import Path
 
 INSTALLATION = Path("/var/lib/cascade/installation")
 """The directory of the installation on a host where the package is installed. The package makes the folder above it,
 for the user `cascade`."""
 UMASK = 0o077
+LINKS_MAX = 40
+"""Links in one path that Linux follows (path_resolution(7))."""
 
 
 def owner_of(directory: Path) -> int | None:
-    """Return the uid that owns a directory, or the nearest folder above it that exists; None if none can be read."""
-    for folder in (directory.absolute(), *directory.absolute().parents):
+    """Return the uid of the first user besides root who owns a part of the path: a folder above, a link, the directory.
+
+    This user can put another folder in the place of the directory, also one of root. Parts that do not exist have no
+    owner. Returns 0 if root owns every part; None if a part cannot be read.
+    """
+    for part in _parts(directory.absolute(), LINKS_MAX):
         try:
-            return folder.stat().st_uid
+            uid = part.lstat().st_uid
         except FileNotFoundError:
             continue
         except OSError:
             return None
-    return None
+        if uid:
+            return uid
+    return 0
+
+
+def _parts(path: Path, links: int) -> Iterator[Path]:
+    """Every folder and link on the way to an absolute path, from the top. Links are followed `links` deep."""
+    for part in (*reversed(path.parents), path):
+        yield part
+        if links and part.is_symlink():
+            yield from _parts(part.parent / part.readlink(), links - 1)
 
 
 def become_owner(directory: Path) -> str | None:
-    """If root runs this process, and another user owns `directory`, become this user. Return the user's name.
+    """If root runs this process, and another user owns `directory` (`owner_of`), become this user. Return its name.
 
     There is no way back to root. Returns None if nothing was changed: also if the owner has no account on this machine,
     as in a container, because no service runs as that user. Raises OSError.

@@ -63,6 +63,25 @@ def test_the_owner_of_what_is_not_there_yet(tmp_path: Path) -> None:
     assert owner_of(Path("/")) == 0
 
 
+def test_an_owner_cannot_lend_a_directory_of_root(tmp_path: Path) -> None:
+    """Otherwise the user of the services could make a command of root load settings from /tmp, as root."""
+    uid = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else os.getuid()
+    state, of_root = tmp_path / "state", tmp_path / "of_root"
+    for folder in (state, state / "inner", of_root):
+        folder.mkdir()
+    (state / "installation").symlink_to(of_root)
+    for path in (state, state / "installation"):
+        os.chown(path, uid, -1, follow_symlinks=False)
+    assert owner_of(state / "installation") == uid
+    assert owner_of(state / "inner" / "folder") == uid
+    # A link that root made leads through the link of the other user.
+    (tmp_path / "link").symlink_to("state/installation")
+    assert owner_of(tmp_path / "link") == uid
+    assert owner_of(of_root) == os.getuid()
+    (tmp_path / "loop").symlink_to("loop")
+    assert owner_of(tmp_path / "loop") == os.getuid()
+
+
 def test_every_command_with_a_directory_becomes_the_owner(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
