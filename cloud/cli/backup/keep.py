@@ -82,9 +82,10 @@ def keep(args: Namespace) -> None:
     with reported("make the backup", "There is no new file, and no backup was removed."):
         installation = read_installation(args.dir)
         made = asyncio.run(write_backup(installation, out, Lock(recipients, ""), "whole", utc_now, lambda *_: None))
-        found = sorted(each.name for each in folder.iterdir() if _NAME.fullmatch(each.name))
-        removed = found[: -args.keep]
+        # The new one stays whatever the names say: a clock that was ahead has given later names to earlier backups.
+        found = sorted(each.name for each in folder.iterdir() if _NAME.fullmatch(each.name) and each.name != out.name)
+        removed = found[: max(0, len(found) + 1 - args.keep)]
         for name in removed:
             (folder / name).unlink()
-    kept = Kept(file=str(out), sha256=made.sha256, kept=len(found) - len(removed), removed=tuple(removed))
+    kept = Kept(file=str(out), sha256=made.sha256, kept=len(found) + 1 - len(removed), removed=tuple(removed))
     emit(kept, args.json, fields)

@@ -39,6 +39,19 @@ def test_the_oldest_are_removed_after_the_new_one_is_whole(
     assert sorted(each.name for each in tmp_path.glob("*.backup")) == names
 
 
+def test_the_new_backup_stays_when_the_clock_was_ahead(
+    installed: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ahead = [tmp_path / f"cascade-2999010{day}T020000Z.backup" for day in (1, 2)]
+    for path in ahead:
+        path.write_bytes(b"earlier")
+    command = ["backup", "keep", "--dir", str(installed.directory), "--folder", str(tmp_path), "--keep", "1", "--json"]
+    assert main([*command, "--recipient", make_identity()[1]]) == 0
+    kept = json.loads(capsys.readouterr().out)
+    assert (kept["kept"], kept["removed"]) == (1, [path.name for path in ahead])
+    assert [str(path) for path in tmp_path.glob("*.backup")] == [kept["file"]]
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
