@@ -110,7 +110,7 @@ def signer(options: argparse.Namespace, plan: Plan) -> Iterator[Signer | None]:
         with signing.throwaway(plan.cache, plan.epoch) as key:
             yield key
     else:
-        yield Signer(None, options.key_id, plan.epoch) if options.key_id else None
+        yield signing.from_home(options.key_id, plan.epoch) if options.key_id else None
 
 
 def made(plan: Plan, key: Signer | None) -> None:

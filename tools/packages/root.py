@@ -82,8 +82,9 @@ class Root:
         attempt = self.path.with_name(f"{self.path.name}.new")
         shutil.rmtree(attempt, ignore_errors=True)
         attempt.mkdir(parents=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={','.join(self._packages)}", self._suite]
-        run([*command, str(attempt), *([self._mirror] if self._mirror else [])])
+        # Without the option and without a keyring, debootstrap takes any root: its compiler makes what ships.
+        command = ["debootstrap", "--force-check-gpg", "--variant=minbase", f"--include={','.join(self._packages)}"]
+        run([*command, self._suite, str(attempt), *([self._mirror] if self._mirror else [])])
         for name in FROM_HOST:
             if (Path("/") / name).exists():
                 shutil.copyfile(Path("/") / name, attempt / name)

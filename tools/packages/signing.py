@@ -68,6 +68,17 @@ def fingerprints(listing: str) -> list[str]:
     return [following[9] for line, following in pairwise(lines) if (line[0], following[0]) == ("sec", "fpr")]
 
 
+def from_home(name: str, epoch: int) -> Signer:
+    """A signer with a key of the caller's GnuPG. Raises PackageError unless the name is that of one secret key.
+
+    GnuPG takes a part of a user's name as well. The export would then publish every public key that has it.
+    """
+    found = fingerprints(run([*_gpg(None), "--with-colons", "--list-secret-keys", name]))
+    if len(found) != 1:
+        raise PackageError(f"cannot sign: {len(found)} secret keys are named {name}. Give the fingerprint of one.")
+    return Signer(None, found[0], epoch)
+
+
 @contextmanager
 def from_file(key: Path, cache: Path, epoch: int) -> Iterator[Signer]:
     """A signer with the secret key of a file, which is in a folder of its own meanwhile. Raises PackageError."""

@@ -1,6 +1,9 @@
 """`tools.packages.signing`: what GnuPG lists. The drill `packages` makes and checks signatures."""
 
+import pytest
+
 from tools.packages import signing
+from tools.packages.errors import PackageError
 
 LISTING = """tru::1:1796000000:0:3:1:5
 sec:u:3072:1:1559FE4BC9CC6527:1795990000:::u:::scESC:::+:::23::0:
@@ -16,3 +19,11 @@ def test_a_listing_gives_time_and_fingerprint_of_the_primary_key() -> None:
     assert signing.created(LISTING) == 1_795_990_000
     assert signing.fingerprints(LISTING) == ["0123456789ABCDEF0123456789ABCDEF01234567"]
     assert signing.fingerprints("") == []
+
+
+def test_a_name_of_several_keys_signs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signing, "run", lambda _: LISTING)
+    assert signing.from_home("Cascade", 0).fingerprint == "0123456789ABCDEF0123456789ABCDEF01234567"
+    monkeypatch.setattr(signing, "run", lambda _: LISTING + LISTING)
+    with pytest.raises(PackageError, match="2 secret keys are named Cascade"):
+        signing.from_home("Cascade", 0)
