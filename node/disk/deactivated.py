@@ -38,7 +38,7 @@ STATE = (
     *("identity", "licence", "tombstones", "trust", "set-aside"),
 )
 """What a deactivation removes, beside the temporary names of the same files. Another file in the directory is not the
-agent's. The record itself, `version` and `lock` stay."""
+agent's. The record itself and `lock` stay. `cascadia deactivate` removes `version` at its end."""
 NOT_YET = "it was not tried yet"
 
 

@@ -12,7 +12,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from node.disk.files import read_bounded, write_atomic
+from node.disk.files import read_bounded, remove_file, write_atomic
 from node.errors import StateError
 from node.exits import Exit
 
@@ -60,6 +60,15 @@ def check_version(state_dir: Path) -> int:
         )
         raise StateNewer(state_dir / "version", text)
     return found
+
+
+def forget_version(state_dir: Path) -> None:
+    """Remove the version, because no state is left: a package and an agent of before may take this machine over.
+
+    A disk that refuses it stops nothing.
+    """
+    with suppress(StateError):
+        remove_file(state_dir / "version")
 
 
 def keep_version(state_dir: Path) -> None:

@@ -18,6 +18,7 @@ import trio
 from node.disk import deactivated
 from node.disk.deactivated import NOT_YET, Deactivated, Seat
 from node.disk.thread import DISK_SECONDS_MAX, on_disk
+from node.disk.version import forget_version
 from node.errors import NodeError, StateError
 from node.exchanges.contact import Contact
 from node.exchanges.session import fresh_nonce
@@ -152,7 +153,10 @@ async def complete(state: State, tpm: Tpm) -> Deactivated | None:
     The caller owns the state. A counter that the TPM keeps is in `left`. Raises StateError.
     """
     record = await on_disk(lambda: deactivated.remove_rest(state.directory))
-    if record is None or not record.left:
+    if record is None:
+        return None
+    await on_disk(lambda: forget_version(state.directory))
+    if not record.left:
         return record
     left = await remove_counters(tpm, tuple(each.holder for each in record.left))
     return await on_disk(lambda: deactivated.note_left(state.directory, record, left))

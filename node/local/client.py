@@ -39,7 +39,7 @@ class AgentAbsent(Unreachable):
     """No agent listens at the socket."""
 
     code = "agent_absent"
-    next = "Start it: `systemctl start cascadia`, or `cascadia run`."
+    next = "`cascadia status` says whether it can run. Start it: `systemctl start cascadia`, or `cascadia run`."
 
 
 class AgentUnusable(Unreachable):

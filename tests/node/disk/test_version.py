@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from node.disk.version import STATE_VERSION, StateNewer, check_version, keep_version, version_of
+from node.disk.version import STATE_VERSION, StateNewer, check_version, forget_version, keep_version, version_of
 from node.state import NotActivated, State
 from tests.node.shells import load_licence
 
@@ -50,6 +50,14 @@ def test_a_newer_state_is_refused_by_owners_and_readers(directory: Path) -> None
     with pytest.raises(StateNewer):
         load_licence(State(directory))
     assert (directory / "version").read_bytes() == b"%d\n" % (STATE_VERSION + 1)
+
+
+def test_a_forgotten_version_refuses_no_agent(directory: Path) -> None:
+    (directory / "version").write_bytes(b"%d\n" % (STATE_VERSION + 1))
+    forget_version(directory)
+    assert check_version(directory) == 0
+    (directory / "version").mkdir()
+    forget_version(directory)
 
 
 def test_a_disk_that_refuses_the_version_stops_nothing(directory: Path) -> None:

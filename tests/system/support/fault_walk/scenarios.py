@@ -362,7 +362,7 @@ def _deactivate(site: Site) -> None:
     site.serve()
     site.command("deactivate", "--yes")
     assert site.cloud.rows("fabric", "SELECT sum(seats_taken), max(standing) FROM code, node") == [(0, "released")]
-    assert {path.name for path in site.machine.state.iterdir()} == {"deactivated.json", "version", "lock"}
+    assert {path.name for path in site.machine.state.iterdir()} == {"deactivated.json", "lock"}
     site.activate()
     assert not (site.machine.state / "deactivated.json").exists()
     site.closed()
