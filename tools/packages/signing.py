@@ -112,9 +112,11 @@ def _own_home(home: Path, *, keep: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        run(["gpgconf", "--homedir", str(home), "--kill", "all"])
-        if not keep:
-            shutil.rmtree(home, ignore_errors=True)
+        try:
+            run(["gpgconf", "--homedir", str(home), "--kill", "all"])
+        finally:
+            if not keep:
+                shutil.rmtree(home, ignore_errors=True)
 
 
 def _gpg(home: Path | None) -> list[str]:

@@ -1,5 +1,7 @@
 """`tools.packages.signing`: what GnuPG lists. The drill `packages` makes and checks signatures."""
 
+from pathlib import Path
+
 import pytest
 
 from tools.packages import signing
@@ -27,3 +29,13 @@ def test_a_name_of_several_keys_signs_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(signing, "run", lambda _: LISTING + LISTING)
     with pytest.raises(PackageError, match="2 secret keys are named Cascade"):
         signing.from_home("Cascade", 0)
+
+
+def test_a_secret_key_is_removed_when_gnupg_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(_: list[str]) -> str:
+        raise PackageError("cannot run it")
+
+    monkeypatch.setattr(signing, "run", fails)
+    with pytest.raises(PackageError), signing.from_file(tmp_path / "key.asc", tmp_path, 0):
+        pass
+    assert list(tmp_path.iterdir()) == []
