@@ -70,6 +70,17 @@ def planned(options: argparse.Namespace, repository: Path = REPOSITORY) -> Plan:
     )
 
 
+def check_committed(repository: Path) -> None:
+    """Raise PackageError if the clone has changes that its commit lacks: a release is what a commit says."""
+    command = ["git", "-C", str(repository), "status", "--porcelain"]
+    changed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    if changed:
+        raise PackageError(
+            f"cannot sign for a release: {len(changed)} files differ from the commit, first {changed[0][3:]}. Build in a "
+            "clean clone, or sign with --throwaway-key."
+        )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command. Returns the exit code: 0 when everything was built, 1 when not, 2 for wrong options."""
     options = parser().parse_args(arguments)
@@ -80,6 +91,8 @@ def main(arguments: Sequence[str]) -> int:
         if missing := missing_packages({**NEEDED, **(SIGNING if signs else {})}):
             raise PackageError(f"cannot build packages: run `apt-get install {' '.join(missing)}` first.")
         plan = planned(options)
+        if options.key or options.key_id:
+            check_committed(plan.repository)
         if options.write_shipped:
             build.write_shipped(plan)
             return 0

@@ -1,5 +1,6 @@
 """`tools.packages.command`: the options of `make packages`."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_two_keys_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_a_clone_there_is_no_build(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="Build in a clone of the repository"):
         command.planned(command.parser().parse_args([]), tmp_path)
+
+
+def test_a_release_is_built_from_a_commit(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    command.check_committed(tmp_path)
+    (tmp_path / "stray.py").touch()
+    with pytest.raises(PackageError, match=r"1 files differ from the commit, first stray\.py"):
+        command.check_committed(tmp_path)
 
 
 def test_a_user_who_is_not_root_gets_the_next_step(
