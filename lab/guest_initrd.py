@@ -35,8 +35,10 @@ def initrd(root: Path) -> bytes:
     built_in = (drivers.parent.parent / "modules.builtin").read_text().split()
     # The loader that the programs name has the digest of their build in its name.
     (loader,) = root.glob("usr/lib/klibc-*.so")
-    files = [(name, b"") for name in ("bin", "lib", "dev", "root")]
-    files += [("init", SCRIPT.encode()), (f"lib/{loader.name}", loader.read_bytes())]
+    files = [(name, b"") for name in ("bin", "lib", "usr", "usr/lib", "dev", "root")]
+    files += [("init", SCRIPT.encode())]
+    # The programs of Debian 12 name it in /lib, and those of Debian 13 in /usr/lib.
+    files += [(f"{folder}/{loader.name}", loader.read_bytes()) for folder in ("lib", "usr/lib")]
     files += [(f"bin/{name}", (root / "usr/lib/klibc/bin" / name).read_bytes()) for name in PROGRAMS]
     loaded = [module for module in MODULES if f"kernel/drivers/{module}" not in built_in]
     files += [(Path(module).name, _module(drivers / module)) for module in loaded]
