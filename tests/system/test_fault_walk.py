@@ -55,6 +55,7 @@ _OTHERWISE = {
     "node/licensing/store.py:_set_tombstone_aside": "until it is done, each answer of the cloud repeats it",
     "node/licensing/renewal_tokens.py:_forget_others": "tokens of closed generations, which no session presents",
     "node/disk/version.py:keep_version": "the next owner of the state writes it again",
+    "node/disk/version.py:forget_version": "a repeat of the deactivation removes it",
     "node/disk/deactivated.py:forget": "a complete record ends no identity, and the next activation removes it",
     "node/disk/identity.py:make_private": "the content that is there already, in a file that no other user has open",
     "node/trust/files.py:scratch": "the scratch directory of one update; no start reads it",
