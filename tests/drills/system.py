@@ -275,6 +275,7 @@ class Life:
         """The repository is added as the page says. The agent is installed, and its start is skipped."""
         self.guest.start()
         self.figures["boot, seconds"] = round(self.guest.boot_seconds[-1], 1)
+        self.wait("the network", lambda: "default" in self.shell("ip route"))
         self.shell("rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*")
         self.guest.write("/etc/apt/keyrings/cascade-archive-keyring.asc", public_key(self.old).decode())
         self.shell("chmod 644 /etc/apt/keyrings/cascade-archive-keyring.asc")
