@@ -26,7 +26,8 @@ PACKAGES: dict[Release, tuple[str, ...]] = {
         "libtss2-tcti-swtpm0", "libtss2-tcti-tabrmd0", "libtss2-tctildr0",
     ),
     "trixie": (
-        *_ALWAYS, "libtss2-esys-3.0.2-0t64", "libtss2-fapi1t64", "libtss2-mu-4.0.1-0t64", "libtss2-rc0t64",
+        *_ALWAYS, "libtss2-esys-3.0.2-0t64", "libtss2-fapi1t64", "libtss2-mu-4.0.1-0t64", "libtss2-policy0t64",
+        "libtss2-rc0t64",
         "libtss2-tcti-device0t64", "libtss2-tcti-swtpm0t64", "libtss2-tcti-tabrmd0", "libtss2-tctildr0t64",
     ),
 }  # fmt: skip
