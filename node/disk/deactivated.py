@@ -66,7 +66,7 @@ def load_record(state_dir: Path) -> Deactivated | None:
 
 
 def usable_record(state_dir: Path) -> Deactivated | None:
-    """The record; None without one that can be read: what cannot be read ends no identity."""
+    """The record, or None if it is missing or cannot be read. A record that cannot be read ends no identity."""
     with suppress(StateError):
         return load_record(state_dir)
     return None

@@ -252,7 +252,7 @@ class _Tried:
 
 
 def _dmi_values(root: Path, kind: str, provided: Provided) -> Iterator[Reader]:
-    """The sources of a DMI value. The one that root has read is first: where it is, /sys refuses this user."""
+    """The sources of a DMI value. The value that root has read comes first, because /sys refuses it to other users."""
     yield lambda: _known(_as_text(provided(kind)))
     yield partial(_text, dmi.folder(root) / kind)
 

@@ -1,8 +1,8 @@
-"""Adapter: the file of the unix socket. It makes the socket, or takes the one that systemd made, and finds out when the
-file is gone or others could replace it.
+"""Adapter: the file of the unix socket. It makes the socket or takes systemd's, and finds out when the file is gone or
+other users could replace it.
 
-Systemd holds its socket over restarts of the agent, and connections wait there meanwhile. Systemd's socket whose file
-is gone cannot be reached any more, so the agent then makes a socket of its own at the path.
+systemd keeps its socket open while the agent restarts, and connections wait in it. If the file of systemd's socket is
+gone, no program can connect any more. The agent then makes a socket of its own at the path.
 
 Only root and the agent's user may write the socket's directory, because another socket at the path could report any
 licence to the software on the machine.

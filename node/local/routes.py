@@ -151,7 +151,7 @@ async def await_change(agent: Licensed, asked: Asked) -> Answer:
     """Wait for a change of the licence or of an entitlement.
 
     The answer is a hint without the licence: ask for the licence or the entitlement after it. Without a cursor, or with
-    one that the agent does not know, the answer comes at once. A program that asks for the cursor first, then for an
+    a cursor that the agent does not know, the answer comes at once. A program that asks for the cursor first, then for an
     entitlement, and then waits with that cursor, misses no change. While the program waits, it must ask again before its
     last answer ends at `valid_until`, so a wait of 15 seconds is usual.
     """

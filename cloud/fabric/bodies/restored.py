@@ -32,7 +32,7 @@ class AcceptNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BeginRebuild(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an operator begins a rebuild, or changes the end of one that runs."""
+    """Body of the request that begins a rebuild, or sets the end of a running rebuild."""
 
     reason: Reason = ""
     """Reason, for the audit."""

@@ -168,7 +168,7 @@ def _displaced(holder: Holder, state: HolderState) -> Holder:
 
 
 def _is_unspent(holder: Holder, token: RenewalToken) -> bool:
-    """Whether the token is the one that the holder got before another holder took its place."""
+    """Whether the token is the last token that the holder got before another holder took its place."""
     return holder.unspent != "" and (token.chain, token.parent) == (holder.unspent, holder.base)
 
 

@@ -43,6 +43,6 @@ def in_force_since(key: str, statement: Statement, former: tuple[FormerKey, ...]
 def former_of(
     former: tuple[FormerKey, ...], statement: Statement, key: str, spki: bytes, issued_at: datetime
 ) -> tuple[FormerKey, ...]:
-    """The former keys with the one that the statement names, if the shown `key` (DER: `spki`) replaced it."""
+    """The former keys. If the statement names another key than `key` (DER: `spki`), the named key is added to them."""
     named = other_key(statement, key)
     return with_former(former, FormerKey(named, issued_at), spki) if named else former
