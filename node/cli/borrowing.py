@@ -6,7 +6,8 @@ from contextlib import ExitStack, asynccontextmanager
 import trio
 
 from node.config import Config
-from node.errors import StateBusy
+from node.errors import NodeError, StateBusy
+from node.lending import StateLent
 from node.local.client import AgentAbsent, AgentRefused, AgentUnusable, expect, request
 from node.local.documents import LicenseDocument
 from node.local.messages import PATH_LEND
@@ -14,8 +15,9 @@ from node.state import State
 
 LEND_SECONDS_MAX = 60.0
 """How long the agent may need to end its work. It stores what waits, and gives a slow disk 10 s."""
-FREE_SECONDS_MAX = 5.0
-"""How long the lock may be held by the agent's own looks whether it is free."""
+FREE_SECONDS_MAX = 10.0
+"""How long the lock may be busy without an agent that lends the state: the agent starts again after each command that
+used the state, and it looks itself whether the lock is free."""
 LOOK_SECONDS = 0.1
 
 
@@ -26,34 +28,42 @@ async def owned(config: Config, state: State) -> AsyncIterator[None]:
     Raises StateBusy if another process holds the lock and does not lend it; StateError, AgentRefused.
     """
     with ExitStack() as held:
-        try:
-            held.enter_context(state.owned())
-        except StateBusy as busy:
-            await _borrow(config, busy)
-            await _enter_when_free(held, state)
+        await _enter(held, config, state)
         yield
 
 
-async def _enter_when_free(held: ExitStack, state: State) -> None:
+async def _enter(held: ExitStack, config: Config, state: State) -> None:
     deadline = trio.current_time() + FREE_SECONDS_MAX
+    is_lent, refusal = False, None
     while True:
         try:
             held.enter_context(state.owned())
             return
-        except StateBusy:
-            if trio.current_time() > deadline:
-                raise
+        except StateBusy as busy:
+            if not is_lent:
+                refusal = await _borrow(config, busy)
+                is_lent = refusal is None
+                if is_lent:
+                    deadline = trio.current_time() + FREE_SECONDS_MAX
+            if trio.current_time() >= deadline:
+                raise refusal or busy from None
         await trio.sleep(LOOK_SECONDS)
 
 
-async def _borrow(config: Config, busy: StateBusy) -> None:
-    """Have the agent release the lock. Raises `busy` if no agent answers, or if it is too old to lend its state."""
+async def _borrow(config: Config, busy: StateBusy) -> NodeError | None:
+    """Have the agent release the lock. Returns None if it does, or why it does not at the moment.
+
+    Raises `busy` if the agent is too old to lend its state; AgentRefused.
+    """
     try:
         reply = await request(config.socket, "POST", PATH_LEND, seconds_max=LEND_SECONDS_MAX)
         expect(reply, {200}, LicenseDocument)
-    except (AgentAbsent, AgentUnusable) as error:  # AgentUnusable: an agent that ends at this moment
-        raise busy from error
+    except (AgentAbsent, AgentUnusable):  # also of an agent that ends or starts at this moment
+        return busy
     except AgentRefused as refused:
+        if refused.code == StateLent.code:
+            return refused
         if refused.code == "not_found":
             raise busy from None
         raise
+    return None

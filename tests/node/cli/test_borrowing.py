@@ -81,10 +81,32 @@ async def test_the_lock_is_taken_once_the_agent_has_lent_the_state(
 async def test_a_state_that_is_not_lent_is_busy(
     config: Config, monkeypatch: pytest.MonkeyPatch, reply: Reply | Exception, error: type[Exception]
 ) -> None:
+    monkeypatch.setattr(borrowing, "FREE_SECONDS_MAX", 0.0)
     monkeypatch.setattr(borrowing, "request", Socket(reply))
     with StateLock(config.state_dir), pytest.raises(error):
         async with owned(config, State(config.state_dir)):
             raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("reply", [AgentAbsent("x"), AgentUnusable("x"), Reply(503, PROBLEM | {"code": "state_lent"})])
+async def test_an_agent_that_takes_its_state_back_is_asked_again(
+    config: Config, monkeypatch: pytest.MonkeyPatch, autojump_clock: object, reply: Reply | Exception
+) -> None:
+    agent = StateLock(config.state_dir)
+    agent.acquire()
+    socket = Socket(reply)
+
+    def back_after_three() -> None:
+        if len(socket.asked) == 3:
+            socket.reply = Reply(200, licence())
+            agent.release()
+
+    socket.first = back_after_three
+    monkeypatch.setattr(borrowing, "request", socket)
+    async with owned(config, State(config.state_dir)):
+        with pytest.raises(StateBusy):
+            agent.acquire()
+    assert len(socket.asked) == 3
 
 
 async def test_a_lock_that_does_not_get_free_is_busy(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,8 @@ def test_a_tpm_that_is_missing(cli: Cli, installed: State) -> None:
 
 
 @pytest.mark.slow
-def test_an_unusable_id_and_another_owner(cli: Cli, installed: State) -> None:
+def test_an_unusable_id_and_another_owner(cli: Cli, installed: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.cli.borrowing.FREE_SECONDS_MAX", 0.0)
     code, document = cli.json("recover", "--node", "node_1")
     assert (code, document["error"]["code"]) == (2, "malformed")
     with StateLock(cli.state):
