@@ -13,7 +13,6 @@ A TPM connection other than the kernel's resource manager needs `mode = "develop
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,7 +155,7 @@ def _parsed(data: bytes, path: Path) -> dict[str, tuple[Any, str]]:
     text = ""
     try:
         text = data.decode()
-        table = tomllib.loads(text)
+        table = {} if _has_only_comments(text) else _table(text)
     except RecursionError as error:
         raise ConfigError(f"cannot read the settings in {path}: its values are nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -172,6 +171,17 @@ def _parsed(data: bytes, path: Path) -> dict[str, tuple[Any, str]]:
     return {
         name: (_converted(name, value, f"`{name}` in {places[name]}"), places[name]) for name, value in table.items()
     }
+
+
+def _has_only_comments(text: str) -> bool:
+    """Whether a TOML text sets nothing, like the file of the package. False where only the parser can tell."""
+    return all(not line or (line[0] == "#" and line.isprintable()) for line in text.split("\n"))
+
+
+def _table(text: str) -> dict[str, Any]:
+    import tomllib  # a hundredth of a start, which a file of comments saves
+
+    return tomllib.loads(text)
 
 
 def _line(text: str, name: str) -> str:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.encoding import sha256
 from protocol.limits import EK_CHAIN_CERTIFICATES_MAX, OTHER_ENDORSEMENTS_MAX, PCR_FAULT_CHARS_MAX
-from protocol.openapi import limits
 
 PCRS_QUOTED = 8
 """PCRs 0 to 7 are quoted: firmware, its settings, boot loader and Secure Boot (TCG PC Client Platform Firmware Profile,

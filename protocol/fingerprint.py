@@ -22,9 +22,17 @@ from typing import Literal
 
 import msgspec
 
-from protocol.hardware import WEIGHTS
 from protocol.limits import COMPONENTS_MAX
 
+WEIGHTS: dict[str, int] = {
+    "product_uuid": 25,
+    "board_serial": 25,
+    "chassis_serial": 10,
+    "disk_serial": 15,
+    "disk_wwn": 15,
+    "mac": 10,
+}
+"""Weight of each kind, however many values it has."""
 MATCHED_PERCENT_MIN = 60
 """Share of the enrolled weight that must be the same. With every kind enrolled, a machine may change its disks (30) and
 its network cards (10). A new board changes UUID and board serial (50), so the board alone cannot be replaced."""

@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
+from protocol.fingerprint import WEIGHTS
 from protocol.placeholders import SAMPLES, TEXTS, is_placeholder, normalise, swapped_uuid
 
 __all__ = [
     "SALT_BYTES",
-    "WEIGHTS",
     "ComponentKind",
     "canonical",
     "component_hmac",
@@ -29,16 +29,6 @@ __all__ = [
 ]
 
 ComponentKind = Literal["product_uuid", "board_serial", "chassis_serial", "disk_serial", "disk_wwn", "mac"]
-
-WEIGHTS: dict[str, int] = {
-    "product_uuid": 25,
-    "board_serial": 25,
-    "chassis_serial": 10,
-    "disk_serial": 15,
-    "disk_wwn": 15,
-    "mac": 10,
-}
-"""Weight of each kind, however many values it has. `protocol.fingerprint` compares by these weights."""
 
 SALT_BYTES = 32
 

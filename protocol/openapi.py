@@ -62,11 +62,6 @@ class Refusal(msgspec.Struct, frozen=True):
     body: msgspec.Struct
 
 
-def limits(**keywords: int | bool | str) -> msgspec.Meta:
-    """Keywords of JSON Schema for a field. The cloud checks them at its edge, after the decoder (`cloud.http.bounds`)."""
-    return msgspec.Meta(extra_json_schema=dict(keywords))
-
-
 def id_pattern(prefix: str) -> str:
     """Regular expression of an id with this prefix (`protocol.ids`)."""
     return f"^{prefix}_{ID_LETTERS}$"

@@ -88,9 +88,9 @@ def test_only_the_port_of_the_tpm_makes_connections_and_contexts(trees: dict[Pat
 
 
 LATER = {
-    *("argparse", "h11", "httpcore", "httpx", "pyudev", "securesystemslib", "tuf"),
+    *("argparse", "h11", "httpcore", "httpx", "pyudev", "securesystemslib", "tomllib", "tuf"),
     *("node.exchanges.activation", "node.exchanges.challenge", "node.exchanges.enrolment", "node.exchanges.software"),
-    *("node.exchanges.activation_file", "node.hwbind.endorsement"),
+    *("node.exchanges.activation_file", "node.hwbind.endorsement", "node.hwbind.fingerprint", "protocol.openapi"),
     *("node.link.http", "node.local.exchange", "node.local.openapi", "node.trust.update"),
 }
 """Modules and libraries that an agent imports after its start: when it is READY, or at their first use."""

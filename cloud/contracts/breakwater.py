@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from cloud.tasks.buckets import Rate
+from protocol.bounds import limits
 from protocol.ids import NodeId, TenantId
-from protocol.openapi import limits
 
 GENERATION_MAX = 999_999_999
 """The certificate's subject has room for nine digits (`protocol.ids.parse_generation`)."""

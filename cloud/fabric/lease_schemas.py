@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.limits import (
     ATTRIBUTE_NAME_CHARS_MAX,
     ATTRIBUTE_VALUE_CHARS_MAX,
@@ -19,7 +20,6 @@ from protocol.limits import (
     LIMIT_MAX,
     WAKE_SECONDS_MIN,
 )
-from protocol.openapi import limits
 
 TERM_SECONDS_MAX = 790 * 24 * 3600
 """Longest time to `terminate_at` of a lease. With `DEVICE_HEADROOM` and `DEVICE_LIFE_AFTER_TERMINATION` it gives 1,095

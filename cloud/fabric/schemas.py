@@ -14,13 +14,13 @@ from cloud.fabric import lease_schemas
 from cloud.fabric.bodies import activations, hardware, published_trust
 from cloud.fabric.bodies.clones import AutomaticRepairs, CloneCause, ClonePolicy, NoCause
 from cloud.fabric.bodies.restored import Hold
+from protocol.bounds import limits
 from protocol.ids import CodeId, NodeId, TenantId, TokenId
 from protocol.limits import (
     ENTITLEMENTS_MAX,
     NAME_CHARS_MAX,
     SEATS_MAX,
 )
-from protocol.openapi import limits
 from protocol.signed.statements import Tier
 
 T = TypeVar("T")

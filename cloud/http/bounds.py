@@ -1,6 +1,6 @@
 """Pure functions: check that every text, number and date of a request's body is within the bounds of its field.
 
-A checker is made from the type of the body, once. The bounds are those of the API document (`protocol.openapi.limits`),
+A checker is made from the type of the body, once. The bounds are those of the API document (`protocol.bounds.limits`),
 and these apply to every field:
 
 - A text is printable: it has no control character, line break, mark of the writing direction or lone surrogate. So

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
 _COLLECTED_USUALLY = gc.get_threshold()
-_COLLECTED_AT_A_START = (5_000, 1_000, 1_000)
+_COLLECTED_AT_A_START = (50_000, 1_000, 1_000)
 """Thresholds of garbage collection. A start collects young objects only: a collection of all objects walks everything
 that was imported, and the usual thresholds take 7 % of the start."""
 

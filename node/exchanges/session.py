@@ -14,8 +14,7 @@ import msgspec
 
 from node.config import AGENT_VERSION
 from node.disk.identity import Identity
-from node.hwbind import evidence, fingerprint, keys
-from node.hwbind.reading import components_in_time
+from node.hwbind import evidence, keys
 from node.hwbind.tpm import Esys, Handle, Tpm
 from node.link import api
 from node.link.certificates import EKU_SESSION, CertificateRejected, Window, check_chain, usable_chain
@@ -109,6 +108,10 @@ async def _proof(
     `nonces` are the cloud's and ours. `request` is the URL and the CSR in DER. `observe` gets the TPM's clock in the proof.
     """
     (nonce, answer_nonce), (url, csr_der) = nonces, request
+    # Imported here: no start without the cloud reads the fingerprint.
+    from node.hwbind.fingerprint import fingerprint
+    from node.hwbind.reading import components_in_time
+
     components = await components_in_time()
     in_software = identity.node_key.in_software
 
@@ -130,7 +133,7 @@ async def _proof(
             url=url,
             csr_sha256=sha256_hex(csr_der),
             answer_nonce=answer_nonce,
-            fingerprint=fingerprint.fingerprint(identity.fingerprint_salt, components),
+            fingerprint=fingerprint(identity.fingerprint_salt, components),
             clock=clock,
             agent_version=AGENT_VERSION,
             trust_version=trust_version,

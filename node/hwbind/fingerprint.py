@@ -23,7 +23,7 @@ import msgspec
 from node.hwbind import dmi
 from node.hwbind.system_disks import system_disks
 from protocol import hardware
-from protocol.fingerprint import VALUES_MAX
+from protocol.fingerprint import VALUES_MAX, WEIGHTS
 
 Udev = Callable[[Path], Mapping[str, str] | None]
 """A callable: path of a device in /sys -> its properties in the udev database; empty if the machine has no database.
@@ -77,7 +77,7 @@ class Components(msgspec.Struct, frozen=True):
         return f"Components(present={sorted(self.values)}, absent={self.absent}, unreadable={sorted(self.unreadable)})"
 
 
-UNREAD = Components({}, Reasons(), frozenset(hardware.WEIGHTS))
+UNREAD = Components({}, Reasons(), frozenset(WEIGHTS))
 """The result of a reading that did not end."""
 
 

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -26,10 +26,8 @@ from node.disk.thread import DiskSilent, on_disk
 from node.exits import Exit
 from node.hwbind import keys, presence
 from node.hwbind.errors import TpmCleared, TpmError, TpmNotOurs, TpmTimeout
-from node.hwbind.fingerprint import Components, fingerprint
 from node.hwbind.keys import WrappedKey
 from node.hwbind.presence import EndorsementRecord
-from node.hwbind.reading import components_in_time
 from node.hwbind.tpm import Esys, Tpm
 from node.licensing.floor_memory import read_counter
 from node.licensing.floors import Answer, Silent
@@ -38,6 +36,9 @@ from node.licensing.verdict import Hardware
 from protocol.evidence import ClockInfo
 from protocol.fingerprint import Judgement, judge
 from protocol.signed.statements import Lease
+
+if TYPE_CHECKING:
+    from node.hwbind.fingerprint import Components
 
 log = logging.getLogger("cascadia.hardware")
 
@@ -211,7 +212,7 @@ class HardwareCheck:
             self.observe(await self._tpm.run(keys.read_clock))
 
     async def check_fingerprint(
-        self, salt: bytes, lease: Lease | None, read: Callable[[], Components] | None = None
+        self, salt: bytes, lease: Lease | None, read: "Callable[[], Components] | None" = None
     ) -> None:
         """Compare this machine, which has no TPM, with the fingerprint in its lease, and record the result.
 
@@ -220,6 +221,10 @@ class HardwareCheck:
         `read_components` by default.
         """
         self._in_software = True
+        # Imported here: a node with a TPM is not judged by its fingerprint.
+        from node.hwbind.fingerprint import fingerprint
+        from node.hwbind.reading import components_in_time
+
         components = await components_in_time(read)
         if lease is None:
             self._status, self._proven = "unavailable", False

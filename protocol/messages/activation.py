@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.evidence import EndorsementEvidence, KeyEvidence, PcrQuote
 from protocol.ids import ActivationId, NodeId, TenantId
 from protocol.limits import (
@@ -20,7 +21,6 @@ from protocol.limits import (
     HELD_GENERATION_MAX,
 )
 from protocol.messages.recovery import AwaitedRecovery, RecoveryClaim
-from protocol.openapi import limits
 
 ACTIVATION_FILE_FORMAT = 1
 VERSION_DIGITS_MAX = 18

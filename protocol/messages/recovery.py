@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.ids import RecoveryId
 from protocol.limits import ENVELOPE_BYTES_MAX, ID_CHARS_MAX
-from protocol.openapi import limits
 
 Situation = Literal["reinstalled", "tpm-cleared", "hardware-replaced"]
 """`reinstalled`: the chip is that of the node, and the state is lost. `tpm-cleared`: the chip is that of the node, and it

@@ -14,11 +14,11 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.evidence import EndorsementEvidence, KeyEvidence
 from protocol.ids import RenewalId
 from protocol.limits import AGENT_VERSION_CHARS_MAX, NONCE_BYTES_MAX, NONCE_BYTES_MIN
 from protocol.messages.sessions import Jws
-from protocol.openapi import limits
 
 PATH_RENEWALS = "/v1/node/renewals"
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.encoding import json_decode, json_encode
 from protocol.evidence import ClockInfo, NvCounter, PcrQuote
 from protocol.ids import NodeId, TenantId
@@ -19,7 +20,6 @@ from protocol.limits import (
     REQUEST_BODY_BYTES_MAX,
     SEQ_MAX,
 )
-from protocol.openapi import limits
 from protocol.signed.envelope import EnvelopeError, verify_signature
 
 TYP_SESSION_PROOF = "cascade-session-proof+jws"

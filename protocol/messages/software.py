@@ -31,12 +31,12 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.encoding import json_decode
 from protocol.ids import ActivationId, NodeId, TenantId
 from protocol.limits import AGENT_VERSION_CHARS_MAX, CODE_CHARS_MAX
 from protocol.messages.recovery import RecoveryClaim
 from protocol.messages.sessions import Jws
-from protocol.openapi import limits
 from protocol.signed.envelope import EnvelopeError, verify_signature
 
 TYP_SOFTWARE_PROOF = "cascade-software-proof+jws"

@@ -34,8 +34,8 @@ from cloud.mtls.peer import NodePeer
 from cloud.mtls.server import ServerTls
 from cloud.process.serve import CloudServer, Listener, Served, Unit, running
 from cloud.storage.errors import OutcomeUnknown
+from protocol.bounds import limits
 from protocol.ids import NodeId, TenantId
-from protocol.openapi import limits
 from protocol.problems import ProblemDocument
 from tests.cloud.pki import Leaf, Pki
 

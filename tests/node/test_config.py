@@ -6,6 +6,7 @@ Property tests give every source any content: the result is a usable Config or a
 import json
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,23 @@ def test_any_file_is_settings_or_a_refusal(tmp_path: Path, data: bytes) -> None:
         assert usable(load_config({"config": file}, {}))
     except ConfigError as error:
         assert error.text.isprintable()  # noqa: PT017 - the property is about the text
+
+
+COMMENTS = strategies.lists(strategies.just("") | strategies.text(max_size=6).map(lambda text: f"#{text}")).map(
+    "\n".join
+)
+
+
+@given(text=COMMENTS)
+def test_a_file_of_comments_is_read_as_the_parser_reads_it(text: str) -> None:
+    try:
+        parsed = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        with pytest.raises(ConfigError):
+            parse_file(text.encode(), Path("any.toml"))
+    else:
+        assert parsed == {}
+        assert parse_file(text.encode(), Path("any.toml")) == {}
 
 
 VARIABLES = strategies.sampled_from([*(f"CASCADIA_{name.upper()}" for name in NAMES), "CASCADIA_CONFIG"])

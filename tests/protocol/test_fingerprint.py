@@ -12,6 +12,7 @@ from protocol.encoding import json_decode, json_encode
 from protocol.fingerprint import (
     ANCHORS,
     VALUES_MAX,
+    WEIGHTS,
     EnrolledKind,
     FingerprintPolicy,
     NotEnrollable,
@@ -20,7 +21,7 @@ from protocol.fingerprint import (
     enroll,
     judge,
 )
-from protocol.hardware import WEIGHTS, component_hmac, named, placeholder_hmacs
+from protocol.hardware import component_hmac, named, placeholder_hmacs
 from protocol.hardware import fingerprint as hmacs
 from protocol.limits import COMPONENTS_MAX
 from protocol.placeholders import SAMPLES, TEXTS, is_placeholder

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.hardware import WEIGHTS, canonical, component_hmac, fingerprint, named
+from protocol.fingerprint import WEIGHTS
+from protocol.hardware import canonical, component_hmac, fingerprint, named
 
 SALT = b"s" * 32
 ONE_VALUE = {

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from protocol import openapi
+from protocol.bounds import limits
 from protocol.ids import NodeId, TenantId, parse_id
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which."""
     inner: Inner
     """The inside."""
-    name: Annotated[str, openapi.limits(maxLength=3)] = "abc"
+    name: Annotated[str, limits(maxLength=3)] = "abc"
     """A name."""
     node: NodeId | None = None
     data: bytes = b""

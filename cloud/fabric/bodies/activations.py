@@ -10,8 +10,8 @@ import msgspec
 
 from cloud.fabric.bodies.published_trust import TEXT_CHARS_MAX
 from cloud.fabric.lease_schemas import LeaseTerms
+from protocol.bounds import limits
 from protocol.ids import ActivationId, TenantId
-from protocol.openapi import limits
 from protocol.signed.statements import Tier
 
 ActivationState = Literal[

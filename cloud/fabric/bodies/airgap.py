@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from protocol.airgap.request import Kind
+from protocol.bounds import limits
 from protocol.ids import ActivationId, AirgapRequestId, NodeId, RecoveryId, TenantId
 from protocol.messages.recovery import Needs
-from protocol.openapi import limits
 
 VALID_DAYS_MAX = 60
 """The longest time for which an answer can be imported, in days: the time to `terminate_at` of the tier `attested`. The

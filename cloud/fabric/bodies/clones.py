@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.ids import NodeId, TenantId
-from protocol.openapi import limits
 
 ClonePolicy = Literal["newest-in-grace", "suspend-both"]
 CloneCause = Literal["renewal-token", "tpm-clock", "chip", "fingerprint", "replaced", "former-key", "restored"]

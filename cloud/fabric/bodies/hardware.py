@@ -10,11 +10,11 @@ import msgspec
 
 from cloud.fabric.bodies.published_trust import TEXT_CHARS_MAX
 from cloud.fabric.lease_schemas import LeaseTerms
+from protocol.bounds import limits
 from protocol.endorsement import EkType
 from protocol.evidence import PCRS_QUOTED
 from protocol.ids import TenantId
 from protocol.limits import REQUEST_BODY_BYTES_MAX
-from protocol.openapi import limits
 from protocol.signed.statements import Tier
 
 EK_NAME_CHARS_MAX = 256

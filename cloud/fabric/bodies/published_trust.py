@@ -8,8 +8,8 @@ from typing import Annotated
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.ids import NodeId, TenantId
-from protocol.openapi import limits
 
 TEXT_CHARS_MAX = 256
 """Of a reason, a note, or an agent's version."""

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.ids import NodeId, RecoveryCodeId, RecoveryId, TenantId
-from protocol.openapi import limits
 
 GRACE_QUOTA_MAX = 10_000
 """Most automatic grace leases of a tenant in a period."""

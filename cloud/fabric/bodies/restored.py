@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from protocol.bounds import limits
 from protocol.ids import NodeId, TenantId
 from protocol.limits import HELD_GENERATION_MAX, REASON_CHARS_MAX
-from protocol.openapi import limits
 
 Hold = Literal["", "conflicting", "unconfirmed"]
 """Why a node gets no later dates. `conflicting`: it has presented a statement of ours that is later than the restored

@@ -13,8 +13,8 @@ from cloud.http.app import make_app
 from cloud.http.bounds import OutOfBounds, Unbounded, checker
 from cloud.http.guard import ANONYMOUS
 from cloud.http.openapi import operation_options
+from protocol.bounds import limits
 from protocol.ids import NodeId
-from protocol.openapi import limits
 from tests.cloud.http.test_app import guard
 
 NODE = "node_01jd8xk3v5e2r9qz7w4m6n8p0a"

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from node.hwbind.fingerprint import DISKS_MAX, MACS_MAX, Components, Reasons, _ask_kernel, fingerprint, read_components
-from protocol.fingerprint import enroll, judge
-from protocol.hardware import WEIGHTS
+from protocol.fingerprint import WEIGHTS, enroll, judge
 from protocol.limits import COMPONENTS_MAX
 
 SALT = b"s" * 32

@@ -6,7 +6,7 @@ import trio
 
 from node.hwbind.fingerprint import Components, Reasons
 from node.hwbind.reading import components_in_time
-from protocol.hardware import WEIGHTS
+from protocol.fingerprint import WEIGHTS
 
 FOUND = Components({"mac": "b8:2a:72:00:00:01"}, Reasons())
 

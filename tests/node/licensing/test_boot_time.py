@@ -3,6 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from node.disk.boot import BootRecord
@@ -31,6 +32,20 @@ def test_a_restart_in_the_same_boot_finds_it(record: BootTimeRecord) -> None:
     assert record.load() is None
     record.save(TIME)
     assert record.load() == TIME
+
+
+def test_a_record_of_the_same_time_is_not_written_again(record: BootTimeRecord, tmp_path: Path) -> None:
+    record.save(TIME)
+    first = (tmp_path / RECORD).stat().st_ino
+    record.save(TIME)
+    assert (tmp_path / RECORD).stat().st_ino == first
+    again = BootTimeRecord(BootRecord(tmp_path, tmp_path / "boot_id"))
+    assert again.load() == TIME
+    again.save(TIME)
+    assert (tmp_path / RECORD).stat().st_ino == first
+    later = msgspec.structs.replace(TIME, signed_boot_seconds=3601.0)
+    again.save(later)
+    assert record.load() == later
 
 
 def test_another_boot_does_not(record: BootTimeRecord, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import ActivationRow
 from cloud.fabric.store.tenants import TenantStore
 from protocol.encoding import b64url_encode, sha256_hex
-from protocol.hardware import WEIGHTS
+from protocol.fingerprint import WEIGHTS
 from protocol.ids import ActivationId, NodeId
 from protocol.limits import CHALLENGE_TRIES_MAX
 from protocol.messages.activation import Activated, AwaitedApproval
