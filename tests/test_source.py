@@ -90,10 +90,11 @@ def test_only_the_port_of_the_tpm_makes_connections_and_contexts(trees: dict[Pat
 LATER = {
     *("argparse", "h11", "httpcore", "httpx", "pyudev", "securesystemslib", "tomllib", "tuf"),
     *("node.exchanges.activation", "node.exchanges.challenge", "node.exchanges.enrolment", "node.exchanges.software"),
-    *("node.exchanges.activation_file", "node.hwbind.endorsement", "node.hwbind.fingerprint", "protocol.openapi"),
+    *("node.exchanges.activation_file", "node.hwbind.endorsement", "node.hwbind.fingerprint"),
     *("node.link.http", "node.local.exchange", "node.local.openapi", "node.trust.update"),
+    *("protocol.hardware", "protocol.openapi", "protocol.placeholders"),
 }
-"""Modules and libraries that an agent imports after its start: when it is READY, or at their first use."""
+"""Modules and libraries that the modules of a start do not import: they come at their first use, or when it is READY."""
 
 
 def test_a_start_of_the_agent_imports_nothing_that_comes_later(trees: dict[Path, ast.Module]) -> None:

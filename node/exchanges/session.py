@@ -108,7 +108,7 @@ async def _proof(
     `nonces` are the cloud's and ours. `request` is the URL and the CSR in DER. `observe` gets the TPM's clock in the proof.
     """
     (nonce, answer_nonce), (url, csr_der) = nonces, request
-    # Imported here: no start without the cloud reads the fingerprint.
+    # Imported here: with a TPM, a start without the cloud does not read the fingerprint.
     from node.hwbind.fingerprint import fingerprint
     from node.hwbind.reading import components_in_time
 

@@ -33,33 +33,34 @@ class BootTimeRecord:
     def __init__(self, boot: BootRecord) -> None:
         self._boot = boot
         self._path = boot.directory / RECORD
-        self._last: _Stored | None = None
 
     def load(self) -> BootTime | None:
         """What an earlier run of the agent in this boot has left; None without a usable record of this boot."""
-        boot_id, self._last = self._boot.boot_id(), None
+        boot_id = self._boot.boot_id()
         try:
             stored = read_state(self._path, _Stored)
         except StateError as error:
             log.warning("%s; the time of this boot is taken from the wall clock", error.text)
             return None
-        if stored is None or not boot_id or stored.boot_id != boot_id:
-            return None
-        self._last = stored
-        return stored.time
+        return stored.time if stored is not None and boot_id and stored.boot_id == boot_id else None
 
     def save(self, time: BootTime) -> None:
         """Replace the record if it has another time. Without an id of the boot there is no record."""
         boot_id = self._boot.boot_id()
         record = _Stored(boot_id=boot_id, time=time)
-        if not boot_id or record == self._last:
+        if not boot_id or record == self._stored():
             return
         try:
             write_atomic(self._path, encode_state(record))
         except StateError as error:
             log.warning("%s; after a restart the agent takes the time of this boot from the wall clock", error.text)
-        else:
-            self._last = record
+
+    def _stored(self) -> _Stored | None:
+        """The record on the disk; None if it is missing or unusable."""
+        try:
+            return read_state(self._path, _Stored)
+        except StateError:
+            return None
 
 
 def machine_clocks(wall: Clock = utc_now, asleep: Seconds = asleep_seconds, awake: Seconds = monotonic) -> Clocks:

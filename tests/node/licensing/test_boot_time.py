@@ -34,7 +34,7 @@ def test_a_restart_in_the_same_boot_finds_it(record: BootTimeRecord) -> None:
     assert record.load() == TIME
 
 
-def test_a_record_of_the_same_time_is_not_written_again(record: BootTimeRecord, tmp_path: Path) -> None:
+def test_a_usable_record_of_the_same_time_is_not_written_again(record: BootTimeRecord, tmp_path: Path) -> None:
     record.save(TIME)
     first = (tmp_path / RECORD).stat().st_ino
     record.save(TIME)
@@ -44,6 +44,12 @@ def test_a_record_of_the_same_time_is_not_written_again(record: BootTimeRecord, 
     again.save(TIME)
     assert (tmp_path / RECORD).stat().st_ino == first
     later = msgspec.structs.replace(TIME, signed_boot_seconds=3601.0)
+    again.save(later)
+    assert record.load() == later
+    (tmp_path / RECORD).unlink()
+    again.save(later)
+    assert record.load() == later
+    (tmp_path / RECORD).chmod(0o666)
     again.save(later)
     assert record.load() == later
 
