@@ -35,7 +35,7 @@ test: setup ## every test; a skipped, xfailed or deselected test is a failure
 unit: setup ## the quick tests: all except tests/system and tests marked slow
 	@CASCADE_QUICK=1 TMPDIR=$(MEMORY) $(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/system -m "not slow" $(ARGS)
 
-check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the pages, the API, the changelog
+check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the pages, the API, the events, the changelog
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy $(SOURCES)
@@ -45,6 +45,7 @@ check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the 
 	@$(BIN)/python -m tools.docs
 	@$(BIN)/python -m tools.words
 	@$(BIN)/python -m tools.openapi
+	@$(BIN)/python -m tools.events_schemas
 	@$(BIN)/python -m tools.changelog check
 
 bench: setup ## benchmarks: each figure and its ratio to a floor of the same run
