@@ -24,6 +24,7 @@ from cloud.breakwater.routes.refusals import RefusalRecorder
 from cloud.breakwater.settings import BreakwaterSettings, check_settings
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.clock import utc_now
+from cloud.events.doorbell import Doorbell
 from cloud.http.admission import Admission
 from cloud.http.app import OnError, make_app, make_metrics_app
 from cloud.http.guard import Guard
@@ -146,6 +147,8 @@ def _breakwater(
     refused = RefusalRecorder(refusal_audit, parts.metrics, trust, now)
     parts.readiness.add(certificate_probe(lambda: own.renewal.identity.outside(now())))
     services = parts.services()
+    doorbell = Doorbell(parts.stores.engine, now)
+    parts.revoked.listen(doorbell)
     api = make_api(guard, services, parts.metrics.registry, refused)
     public = make_public(guard, services, refused)
     served = Served(
@@ -159,7 +162,7 @@ def _breakwater(
             own.renewal.run,
             parts.crl_publisher.run,
             parts.feed.run,
-            parts.revoked.follow_hints,
+            doorbell.run,
             parts.ocsp_responder.run,
             every(FLUSH_SECONDS, "refusals", refusal_audit.flush),
             *background.tasks(),

@@ -155,7 +155,7 @@ async def open_parts(
         root_crls = RootCrls(stores.root_crls, authorities, entries, now)
         root_crl_watch = RootCrlWatch(root_crls, now)
         feed = RevocationFeed(stores.revocation_status, now, poll_seconds_of(engine))
-        revoked = RevocationNotifier(metrics, crl_publisher, feed, engine)
+        revoked = RevocationNotifier(metrics, crl_publisher, feed)
         ocsp_responder = OcspResponder(stores.revocation_status, authorities, issuing, now)
         authorities.on_change(lambda _: ocsp_responder.wake())
         readiness = issuer_readiness(stores, issuing, authorities, ocsp_responder, now)

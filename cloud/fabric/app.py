@@ -10,6 +10,7 @@ from litestar import Litestar
 
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import read_passphrase
+from cloud.events.doorbell import Doorbell
 from cloud.fabric.connections import Connections
 from cloud.fabric.entropy import Entropy, system_entropy
 from cloud.fabric.issuer import HttpIssuer
@@ -140,15 +141,13 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
     metrics.count_refusals(admission)
     api, repository = make_api(guard, services, metrics), make_repository(guard, services)
 
-    async def follow_hints(stopping: Stopping) -> None:
-        """Wake polls when another replica has committed a change for their node."""
-        room = parts.shared.wake_room
-        await parts.stores.engine.listen(room.take_hint, room.wake_all, stopping)
+    doorbell, room = Doorbell(parts.stores.engine, now), parts.shared.wake_room
+    room.listen(doorbell)
 
     async def end_polls(stopping: Stopping) -> None:
         """End every long poll as soon as the process begins to stop."""
         await stopping.wait()
-        parts.shared.wake_room.close()
+        room.close()
 
     served = Served(
         listeners=listeners_of(
@@ -159,7 +158,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
         tasks=(
             parts.background.run,
             end_polls,
-            follow_hints,
+            doorbell.run,
             parts.trust.follower.run,
             connections.follow_revocations,
             connections.learn_breakwater_certificate,

@@ -1,16 +1,17 @@
 """Process state: the long polls of the wake channel that wait in this process.
 
 A use case wakes the polls of a node after it has committed a change. The cursor is stored in the node's row; a poll
-only shortens the time until the node sees the change. A change that another replica commits arrives as a hint over the
-database (`cloud.storage.hints`), and wakes the polls as well. If the hint is lost, a poll reads the cursor again when
+only shortens the time until the node sees the change. A change that another replica commits arrives as a hint
+(`cloud.events.doorbell`), and wakes the polls as well. If the hint is lost, a poll reads the cursor again when
 its time is over, so the node learns of the change later.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from cloud.events.doorbell import Doorbell
 from cloud.fabric.errors import TooOften
-from cloud.fabric.store.hints import nodes_of
+from cloud.fabric.store.hints import NODES, nodes_of
 from protocol.ids import NodeId
 
 WAKES_AT_ONCE = 50
@@ -43,9 +44,13 @@ class WakeRoom:
         for poll in self._waiting.get(node, ()):
             poll.event.set()
 
-    def take_hint(self, hint: str) -> None:
+    def listen(self, doorbell: Doorbell) -> None:
+        """Take the hints of other replicas, and wake every poll when hints may have been lost."""
+        doorbell.on_hint(NODES, self.take_hint, self.wake_all)
+
+    def take_hint(self, text: str) -> None:
         """Wake the polls of the nodes that a hint of another replica names."""
-        for node in nodes_of(hint):
+        for node in nodes_of(text):
             self.wake(node)
 
     async def wake_all(self) -> None:

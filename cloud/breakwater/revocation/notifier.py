@@ -1,15 +1,15 @@
 """Hook: run after a revocation. It counts the event and wakes the CRL publisher and the feed.
 
-A revocation by another process arrives as a hint over the database (`cloud.storage.hints`). If the hint is lost, the
+A revocation by another process arrives as a hint (`cloud.events.doorbell`). If the hint is lost, the
 publisher and the feed find the revocation when they next look at the database.
 """
 
 from cloud.breakwater.metrics import IssuerMetrics
 from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.revocation.feed import RevocationFeed
+from cloud.breakwater.store.revocation_writes import HINT_REVOKED
 from cloud.contracts.breakwater import RevocationReason
-from cloud.storage import ServiceEngine
-from cloud.tasks.stopping import Stopping
+from cloud.events.doorbell import Doorbell
 
 
 class RevocationNotifier:
@@ -18,25 +18,22 @@ class RevocationNotifier:
     `kind` says what was revoked: `generation`, `key` or `service`.
     """
 
-    def __init__(
-        self, metrics: IssuerMetrics, crl_publisher: CrlPublisher, feed: RevocationFeed, engine: ServiceEngine
-    ) -> None:
+    def __init__(self, metrics: IssuerMetrics, crl_publisher: CrlPublisher, feed: RevocationFeed) -> None:
         self._metrics = metrics
         self._crl_publisher = crl_publisher
         self._feed = feed
-        self._engine = engine
 
     def __call__(self, kind: str, reason: RevocationReason) -> None:
         self._metrics.revoked.add(kind, reason)
         self._wake()
 
-    async def follow_hints(self, stopping: Stopping) -> None:
-        """Background task: send hints about revocations, and take those of other processes, until the process stops."""
+    def listen(self, doorbell: Doorbell) -> None:
+        """Take the hints of other processes about revocations."""
 
-        async def connected() -> None:
+        async def missed() -> None:
             self._wake()
 
-        await self._engine.listen(lambda _: self._wake(), connected, stopping)
+        doorbell.on_hint(HINT_REVOKED, lambda _: self._wake(), missed)
 
     def _wake(self) -> None:
         self._crl_publisher.wake()

@@ -26,7 +26,7 @@ ANNOUNCED = (Certificate.serial, Certificate.shard, Certificate.service, Certifi
 """The columns that this UPDATE returns, for `announce`."""
 
 HINT_REVOKED = "revoked"
-"""Hint to the other processes: read the counter of the feed and the shards now."""
+"""Topic of the hint to the other processes: read the counter of the feed and the shards now."""
 
 _MOVE_SHARD = compiled(CrlShard.update({CrlShard.revision: CrlShard.revision + 1}).where(CrlShard.id == param("id")))
 _NEXT_FEED = compiled(

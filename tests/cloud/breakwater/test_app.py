@@ -84,7 +84,7 @@ async def test_the_unit_yields_both_listeners_and_every_background_task(homes: t
             "IdentityRenewal.run",
             "CrlPublisher.run",
             "RevocationFeed.run",
-            "RevocationNotifier.follow_hints",
+            "Doorbell.run",
             "OcspResponder.run",
             "refusals",
             "authorities",

@@ -30,6 +30,7 @@ from cloud.contracts.breakwater import (
     OpenGeneration,
     SupersedeKeys,
 )
+from cloud.events.doorbell import Doorbell
 from cloud.fabric import schemas
 from cloud.fabric.background import Background
 from cloud.fabric.bootstrap import Plan
@@ -196,6 +197,13 @@ def waiters_in(room: WakeRoom) -> int:
 def waiting_polls(world: "World") -> int:
     """How many polls of this Fabric wait for a change."""
     return waiters_in(world.parts.shared.wake_room)
+
+
+def doorbell_of(world: "World") -> Doorbell:
+    """The doorbell of this Fabric, as the wiring makes it."""
+    doorbell = Doorbell(world.stores.engine, world.clock)
+    world.parts.shared.wake_room.listen(doorbell)
+    return doorbell
 
 
 @dataclass

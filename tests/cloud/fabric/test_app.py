@@ -133,7 +133,7 @@ async def test_every_route_names_the_peers_it_admits(cloud: Cloud) -> None:
 TASKS = [
     "Background.run",
     "end_polls",
-    "follow_hints",
+    "Doorbell.run",
     "Follower.run",
     "Connections.follow_revocations",
     "Connections.learn_breakwater_certificate",

@@ -34,6 +34,7 @@ from tests.cloud.fabric.support import (
     Machine,
     World,
     change,
+    doorbell_of,
     run_once,
     waiting_polls,
     world_at,
@@ -318,15 +319,15 @@ async def test_a_change_at_one_wakes_a_poll_at_the_other(worlds: Worlds) -> None
     await machine.join((await one.code()).secret)
     peer = await machine.peer()
     cursor = (await other.parts.nodes.statements.events(peer, 0, 30)).cursor
-    stopping, room, connected = Stopping(), other.parts.shared.wake_room, asyncio.Event()
+    stopping, connected = Stopping(), asyncio.Event()
 
-    async def wake_all() -> None:
-        await room.wake_all()
+    async def missed() -> None:
         connected.set()
 
-    listening = asyncio.create_task(other.stores.engine.listen(room.take_hint, wake_all, stopping))
-    own = one.parts.shared.wake_room
-    sending = asyncio.create_task(one.stores.engine.listen(own.take_hint, own.wake_all, stopping))
+    hearing = doorbell_of(other)
+    hearing.on_hint("connected", lambda _: None, missed)
+    listening = asyncio.create_task(hearing.run(stopping))
+    sending = asyncio.create_task(doorbell_of(one).run(stopping))
     await connected.wait()
     poll = asyncio.create_task(other.parts.nodes.statements.events(peer, cursor, 250))
     await until("the poll", lambda: waiting_polls(other) == 1)

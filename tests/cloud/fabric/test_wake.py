@@ -6,13 +6,12 @@ import threading
 import pytest
 
 from cloud.fabric.errors import TooOften
-from cloud.fabric.store.hints import hint_of
 from cloud.fabric.wake import POLLS_PER_NODE, WAKES_AT_ONCE, WakeRoom
 from cloud.mtls.peer import NodePeer
 from cloud.storage.sqlite import SqliteBackend
 from cloud.tasks.stopping import Stopping
 from protocol.ids import NodeId
-from tests.cloud.fabric.support import Machine, World, change, waiters_in, waiting_polls
+from tests.cloud.fabric.support import Machine, World, change, doorbell_of, waiters_in, waiting_polls
 from tests.waiting import until
 
 
@@ -49,8 +48,8 @@ async def test_a_change_that_is_cancelled_inside_its_commit_wakes_the_node(
     """The deadline of the operator's request ends it while SQLite waits for the disk. The change is kept."""
     machine = Machine(world)
     await machine.join((await world.code()).secret)
-    peer, room, stopping = await machine.peer(), world.parts.shared.wake_room, Stopping()
-    listening = asyncio.create_task(world.parts.stores.engine.listen(room.take_hint, room.wake_all, stopping))
+    peer, stopping = await machine.peer(), Stopping()
+    listening = asyncio.create_task(doorbell_of(world).run(stopping))
     cursor = (await world.parts.nodes.statements.events(peer, 0, 30)).cursor
     poll = asyncio.create_task(world.parts.nodes.statements.events(peer, cursor, 250))
     await until("the poll", lambda: waiting_polls(world) == 1)
@@ -92,7 +91,7 @@ async def test_a_hint_wakes_the_polls_of_its_nodes_only() -> None:
     polls = [asyncio.create_task(room.wait(name, 1, 30, cursor)) for name in names]
     await until("the polls", lambda: waiters_in(room) == 3)
     cursor.value = 2
-    room.take_hint(hint_of(names[:2]))
+    room.take_hint(" ".join(names[:2]))
     async with asyncio.timeout(1):
         assert await asyncio.gather(*polls[:2]) == [2, 2]
     assert not polls[2].done()

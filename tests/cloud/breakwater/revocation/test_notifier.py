@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 
 from cloud.breakwater.revocation import feed
+from cloud.events.doorbell import Doorbell
 from cloud.mtls.identity import make_csr
 from cloud.storage import Location
 from cloud.tasks.stopping import Stopping
@@ -55,7 +56,9 @@ async def test_a_revocation_by_another_process_wakes_the_feed_at_once(
             await stack.enter_async_context(issuer_at(home, shared_database, Clock())) for _ in range(2)
         ]
         for issuer in (serving, replica):
-            tasks.create_task(issuer.parts.revoked.follow_hints(stopping))
+            doorbell = Doorbell(issuer.engine, issuer.clock)
+            issuer.parts.revoked.listen(doorbell)
+            tasks.create_task(doorbell.run(stopping))
         await until("both connections", lambda: all(each.parts.feed._woken.is_set() for each in (serving, replica)))
         tasks.create_task(serving.parts.feed.run(stopping))
 
