@@ -15,7 +15,7 @@ def test_a_documented_refusal_passes() -> None:
     check_documented("fabric", "GET", NODE, 200, {"content-type": "application/json"}, b"{}")
 
 
-@pytest.mark.parametrize("code", ["conflict", "invalid", "peer_refused"])
+@pytest.mark.parametrize("code", ["conflict", "malformed", "peer_refused"])
 def test_another_refusal_is_an_error(code: Code) -> None:
     with pytest.raises(Undocumented, match=code):
         check_problem("fabric", "GET", f"{NODE}?query=1", document(KINDS[code]))

@@ -35,6 +35,11 @@ from protocol.limits import REQUEST_BODY_BYTES_MAX
 
 log = logging.getLogger("cascade.web")
 
+QUERY_NAMES = "query_names"
+"""Key of a handler's `opt`: the names of the parameters of its query."""
+QUERY_NAME_CHARS_MAX = 64
+"""Characters of an unknown parameter's name that a refusal repeats."""
+
 
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON body is decoded strictly into the type of the handler's `data`."""
@@ -125,6 +130,30 @@ def _require_bounds(handler: BaseRouteHandler) -> None:
                 raise Unbounded(f"{place}: a parameter needs ge and le, or max_length and pattern")
 
 
+def _query_names(handler: BaseRouteHandler) -> frozenset[str]:
+    """Return the names of the parameters that a handler reads from the query."""
+    return frozenset(
+        given.name or name
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(given := field.kwarg_definition, QueryParameter)
+    )
+
+
+def _check_query(connection: ASGIConnection[Any, Any, Any, Any], known: frozenset[str]) -> None:
+    """Refuse a query with a parameter that the route does not have, or with one parameter twice. Raises Refusal.
+
+    A filter that a server does not know selects nothing, so its caller would act on the wrong list.
+    """
+    seen: set[str] = set()
+    for name, _ in connection.query_params.multi_items():
+        shown = name[:QUERY_NAME_CHARS_MAX] if name.isprintable() else "(not printable)"
+        if name not in known:
+            raise Refusal("invalid", f"query: this route has no parameter {shown!r}")
+        if name in seen:
+            raise Refusal("invalid", f"query: the parameter {shown!r} was sent twice")
+        seen.add(name)
+
+
 def _guarding(guard: Guard) -> AsyncGuard:
     """Return the only guard of the application. For each guard, Litestar copies the handler at every request.
 
@@ -133,6 +162,8 @@ def _guarding(guard: Guard) -> AsyncGuard:
 
     async def admit(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         await guard(connection, handler)
+        if connection.scope["query_string"]:
+            _check_query(connection, handler.opt.get(QUERY_NAMES, frozenset()))
         if not all(value.isprintable() for value in connection.path_params.values() if isinstance(value, str)):
             raise Refusal("not_found")
 
@@ -184,6 +215,7 @@ def make_app(
     for route in app.routes:
         for handler in getattr(route, "route_handlers", ()):
             _require_bounds(handler)
+            handler.opt[QUERY_NAMES] = _query_names(handler)
     return app
 
 

@@ -268,7 +268,7 @@ class _Builder:
 
     def _codes_of(self, handler: HTTPRouteHandler, made: Json) -> set[Code]:
         """Every problem code that the operation can answer."""
-        codes: set[Code] = {"internal"}
+        codes: set[Code] = {"internal", "invalid"}  # a parameter of the query that the operation does not have
         for peer in peers_of(handler):
             codes.update(_GUARD_CODES[peer.kind])
         signature = handler.parsed_fn_signature.parameters
@@ -282,8 +282,6 @@ class _Builder:
         if handler.opt.get(SENDS) is not None:
             codes.update(_BINARY_CODES)
         places = {parameter["in"] for parameter in made.get("parameters", ())}
-        if "query" in places:
-            codes.add("invalid")
         if "path" in places:
             codes.add("not_found")  # the application refuses characters that cannot be printed
         for refused in handler.opt.get(REFUSES, ()):

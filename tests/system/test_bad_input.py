@@ -124,6 +124,16 @@ def test_malformed_oversized_and_wrongly_typed_bodies(world: World) -> None:
     assert tried > 200
 
 
+def test_unknown_parameters_of_the_query_are_refused_on_every_route(world: World) -> None:
+    enrolling = {"authorization": "Basic ZmFicmljOng="}
+    with unchanged(world.cloud):
+        for route in all_routes():
+            answer = world.ask(route, route.rightful, enrolling, query="colour=red")
+            assert answer.status == 422, (route.name, answer.status, answer.body[:300])
+            if route.entry.method != "HEAD":
+                assert "no parameter 'colour'" in answer.refused("invalid").detail, route.name
+
+
 @pytest.mark.parametrize("raw", [b"\x16\x03\x01\x02\x00garbage\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
 def test_bytes_that_are_not_http(world: World, raw: bytes) -> None:
     with unchanged(world.cloud), Wire(world.cloud) as wire:

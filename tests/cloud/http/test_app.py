@@ -7,7 +7,7 @@ import pytest
 from litestar import Litestar, get
 from litestar.params import FromPath
 
-from cloud.http.app import Wired, make_app
+from cloud.http.app import QUERY_NAME_CHARS_MAX, Wired, make_app
 from cloud.http.guard import ANONYMOUS, Guard
 from cloud.process.serve import Listener
 from cloud.storage.errors import (
@@ -75,7 +75,30 @@ async def test_two_applications_of_one_process_have_parts_of_their_own() -> None
 
 async def test_a_part_is_never_taken_from_the_request() -> None:
     app = make_app((greeting,), guard(), services={"greeter": Greeter("mine")})
-    assert await asked(app, "/greeting?greeter=theirs") == b'{"greeting":"mine"}'
+    assert b"no parameter 'greeter'" in await asked(app, "/greeting?greeter=theirs")
+    assert await asked(app, "/greeting") == b'{"greeting":"mine"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/things/1?limit=3&colour=red", "query: this route has no parameter 'colour'"),
+        ("/things/1?limit=3&limit=4", "query: the parameter 'limit' was sent twice"),
+        ("/things/1?number=3", "query: this route has no parameter 'number'"),
+        ("/things/1?colour", "query: this route has no parameter 'colour'"),
+        ("/things/1?%1b%5b2J=1", "query: this route has no parameter '(not printable)'"),
+        (f"/things/1?{'x' * 300}=1", f"query: this route has no parameter '{'x' * QUERY_NAME_CHARS_MAX}'"),
+        ("/open?x=1", "query: this route has no parameter 'x'"),
+    ],
+)
+def test_an_unknown_parameter_of_the_query_is_refused_by_name(path: str, detail: str) -> None:
+    problem = ask(path).problem
+    assert (problem.code, problem.detail) == ("invalid", detail)
+
+
+def test_a_known_parameter_of_the_query_is_read() -> None:
+    assert ask("/things/1?limit=4").body == b"5"
+    assert ask("/things/1?").body == b"4"
 
 
 @pytest.mark.parametrize(("body", "headers", "status", "code"), BODIES)

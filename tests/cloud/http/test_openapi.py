@@ -166,7 +166,7 @@ def test_bodies_that_are_not_json(document: dict[str, Any]) -> None:
         }
     ]
     assert set(operation["responses"]["200"]["content"]) == {"application/pkcs7-mime"}
-    assert set(codes(operation)) == {"401", "403", "413", "415", "429", "500"}
+    assert set(codes(operation)) == {"401", "403", "413", "415", "422", "429", "500"}
 
 
 def test_an_operation_with_two_methods(document: dict[str, Any]) -> None:

@@ -185,14 +185,16 @@ class World:
         headers: dict[str, str] | None = None,
         body: object = None,
         media_type: str = "",
+        query: str = "",
     ) -> Answer:
-        """Send the route's request, or one with another body. Forgets the connection if the service closes it."""
+        """Send the route's request, or one with another body or query. Forgets a connection that the service closes."""
         media_type = media_type or _media_type(route)
         sent = dict(headers or {})
         if caller == "operator":
             sent["authorization"] = f"Bearer {self.token}"
         content = self.body(route) if body is None else body
-        answer = self.wire(route.service, caller).ask(route.entry.method, self.path(route), content, sent, media_type)
+        path = f"{self.path(route).partition('?')[0]}?{query}" if query else self.path(route)
+        answer = self.wire(route.service, caller).ask(route.entry.method, path, content, sent, media_type)
         if answer.headers.get("connection") == "close":
             self._wires.pop((route.service, caller)).__exit__()
         return answer
