@@ -72,6 +72,19 @@ _KINDS = (
     ProblemKind("too_large", 413, "The body is too large", "Send less; the limit is in the documentation."),
     ProblemKind("unsupported_media_type", 415, "Wrong content type", "Send the named media type."),
     ProblemKind("conflict", 409, "The object's state does not allow this", "Read the object again, then decide."),
+    ProblemKind(
+        "changed_since_read",
+        412,
+        "The object has changed since it was read",
+        "Read the object again. If the change is still right, send it with the new ETag; with `cascade`, run the "
+        "command again.",
+    ),
+    ProblemKind(
+        "if_match_required",
+        428,
+        "This change must name the state that it changes",
+        "Read the object, and send its ETag in If-Match.",
+    ),
     ProblemKind("invalid", 422, "A value is not allowed", "Correct the named value and send the request again."),
     # The caller.
     ProblemKind("peer_required", 401, "A client certificate is needed here", "Connect with a session certificate."),
@@ -230,6 +243,8 @@ Code = Literal[
     "too_large",
     "unsupported_media_type",
     "conflict",
+    "changed_since_read",
+    "if_match_required",
     "invalid",
     "peer_required",
     "peer_refused",

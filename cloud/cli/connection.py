@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -71,6 +72,14 @@ class Server:
         """Make one call as the operator and return the answer's body as a `kind`. Raises CliError."""
         return asyncio.run(self._call(method, path, kind, body))
 
+    def put(self, path: str, kind: type[T], body: Any, *, read: str) -> T:
+        """Read the object at the path `read`, change it by a PUT, and return the object as a `kind`.
+
+        Fabric carries the change out only on the state that was read. Raises CliError, for example with the code
+        `changed_since_read`.
+        """
+        return asyncio.run(self._call("PUT", path, kind, body, read))
+
     def pages(self, path: str, kind: Any, limit: int = LIST_ITEMS_MAX, **query: str) -> tuple[Any, ...]:
         """Return the items of a list, at most `limit` of them.
 
@@ -88,17 +97,17 @@ class Server:
                 break
         return tuple(items)
 
-    async def _call(self, method: str, path: str, kind: type[T], body: Any) -> T:
+    async def _call(self, method: str, path: str, kind: type[T], body: Any, read: str = "") -> T:
         trust = self.trust(published_trust.FRESH_FOR)
         try:
             try:
-                return await self._request(trust, method, path, kind, body)
+                return await self._request(trust, method, path, kind, body, read)
             except ServerRefused:
                 # New trust may have been published since the copy was made. The refused server has received nothing.
                 fresh = self.trust()
                 if fresh == trust:
                     raise
-                return await self._request(fresh, method, path, kind, body)
+                return await self._request(fresh, method, path, kind, body, read)
         except ProblemAnswer as error:
             raise _refused(error) from error
         except ServerRefused as error:
@@ -122,11 +131,16 @@ class Server:
             )
 
     async def _request(
-        self, trust: tuple[X509Bundle, ServiceUrls], method: str, path: str, kind: type[T], body: Any
+        self, trust: tuple[X509Bundle, ServiceUrls], method: str, path: str, kind: type[T], body: Any, read: str
     ) -> T:
         bundle, urls = trust
         async with CloudClient(urls.fabric, _context(bundle), token=_read_token(self._token_file)) as client:
-            return (await client.call(method, path, body)).into(kind)
+            headers = {}
+            if read:
+                found = await client.call("GET", read)
+                found.into(msgspec.Raw)
+                headers["If-Match"] = found.headers.get("etag", "")
+            return (await client.call(method, path, body, headers=headers)).into(kind)
 
 
 @contextmanager

@@ -104,8 +104,9 @@ def show(args: Namespace) -> None:
 
 def set_clone_policy(args: Namespace) -> None:
     """Set the tenant's policy for suspected clones, and print the tenant. Raises CliError."""
-    path = f"/v1/tenants/{id_argument('ten', args.tenant)}/clone-policy"
-    emit(Server(args).call("PUT", path, schemas.Tenant, SetClonePolicy(policy=args.policy)), args.json, fields)
+    path = f"/v1/tenants/{id_argument('ten', args.tenant)}"
+    body = SetClonePolicy(policy=args.policy)
+    emit(Server(args).put(f"{path}/clone-policy", schemas.Tenant, body, read=path), args.json, fields)
 
 
 def set_tiers(args: Namespace) -> None:
@@ -134,5 +135,5 @@ def set_pcr_policy(args: Namespace) -> None:
 
 def _set(args: Namespace, setting: str, body: Any) -> None:
     """Send a setting, and print the tenant's policies. `setting` is the last part of the path. Raises CliError."""
-    path = f"/v1/tenants/{id_argument('ten', args.tenant)}/trust/{setting}"
-    emit(Server(args).call("PUT", path, schemas.TenantTrust, body), args.json, policy_lines)
+    path = f"/v1/tenants/{id_argument('ten', args.tenant)}/trust"
+    emit(Server(args).put(f"{path}/{setting}", schemas.TenantTrust, body, read=path), args.json, policy_lines)

@@ -28,6 +28,7 @@
     │   ├── CertificateRefused     the device certificate
     │   ├── NodeUnknown            the device certificate is ours, and the database has no such node or generation
     │   ├── QuoteRefused           the tenant requires a PCR quote, and it is missing, invalid or of changed values
+    │   ├── ChangedSinceRead       the object is not what the operator has read
     │   ├── TokenRefused           the operator's token was revoked or expired during the request
     │   ├── TrustRefused           metadata or targets that were offered for publication
     │   ├── AdoptionIncomplete     a node or service still uses a root or issuer that would be dropped
@@ -190,6 +191,10 @@ class QuoteRefused(Refused):
     """The tenant requires a PCR quote. This one is missing, fails a check, or has values that no operator accepted."""
 
 
+class ChangedSinceRead(Refused):
+    """The object is not what the operator has read. `detail` names the last change."""
+
+
 class TokenRefused(Refused):
     """The operator's token was revoked or has expired since the request arrived. Nothing was changed."""
 
@@ -289,6 +294,7 @@ CODES: dict[type[FabricError], Code] = {
     CertificateRefused: "certificate_refused",
     NodeUnknown: "node_unknown",
     QuoteRefused: "quote_refused",
+    ChangedSinceRead: "changed_since_read",
     TokenRefused: "operator_required",
     TrustRefused: "trust_refused",
     AdoptionIncomplete: "adoption_incomplete",

@@ -48,6 +48,7 @@ from cloud.fabric.service.recovery.codes import RecoveryCodes
 from cloud.fabric.service.recovery.decisions import CaseDecisions
 from cloud.fabric.service.recovery.tries import RecoveryTries
 from cloud.fabric.service.rights.admitted import Rights
+from cloud.fabric.service.unchanged import Unchanged
 from cloud.fabric.store import Stores
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
@@ -207,7 +208,8 @@ def make_background(
 def _operator_parts(stores: Stores, ports: Ports, shared: Shared, case_decisions: CaseDecisions) -> OperatorParts:
     now, entropy, acting, audit = ports.now, ports.entropy, shared.acting, shared.audit
     filters = ListFilters(tenants=stores.tenants, codes=stores.codes)
-    tenants = Tenants(now=now, entropy=entropy, acting=acting, audit=audit, tenants=stores.tenants)
+    unchanged = Unchanged(audit=stores.audit, tokens=stores.tokens)
+    tenants = Tenants(now=now, entropy=entropy, acting=acting, audit=audit, tenants=stores.tenants, unchanged=unchanged)
     return OperatorParts(
         tenants=tenants,
         codes=Codes(
@@ -252,6 +254,7 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared, case_decisions
             statement_stream=shared.statement_stream,
             wake_room=shared.wake_room,
             filters=filters,
+            unchanged=unchanged,
         ),
         pcr_policies=PcrPolicies(
             acting=acting, audit=audit, tenants=stores.tenants, hardware=tenants, nodes=stores.nodes
@@ -260,7 +263,7 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared, case_decisions
             acting=acting, cases=stores.recovery_cases, decisions=case_decisions, filters=filters
         ),
         recovery_code_issues=_recovery_code_issues(stores, ports, shared, filters),
-        recovery_policies=RecoveryPolicies(acting=acting, audit=audit, tenants=stores.tenants),
+        recovery_policies=RecoveryPolicies(acting=acting, audit=audit, tenants=stores.tenants, unchanged=unchanged),
         audit_lists=AuditLists(audit=stores.audit, filters=filters),
     )
 

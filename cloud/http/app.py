@@ -18,6 +18,7 @@ from litestar.params import CookieParameter, HeaderParameter, QueryParameter, Sk
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
 from cloud.http.bounds import OutOfBounds, Unbounded, checker
+from cloud.http.conditions import require_if_match
 from cloud.http.guard import Guard, judge_again
 from cloud.http.metrics import Metrics, measured, read_metrics
 from cloud.http.openapi import ApiDocument, show_schema
@@ -166,6 +167,7 @@ def _guarding(guard: Guard) -> AsyncGuard:
             _check_query(connection, handler.opt.get(QUERY_NAMES, frozenset()))
         if not all(value.isprintable() for value in connection.path_params.values() if isinstance(value, str)):
             raise Refusal("not_found")
+        require_if_match(connection)
 
     return admit
 

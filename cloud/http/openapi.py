@@ -30,6 +30,7 @@ from litestar.routes import HTTPRoute
 from litestar.types import ControllerRouterHandler
 
 from cloud.http.admission import BUCKET, PROBES, Bucket, bucket_of
+from cloud.http.conditions import CHANGING, tagged
 from cloud.http.guard import OPERATOR, Admitted, peers_of
 from protocol import openapi
 from protocol.openapi import Json
@@ -85,11 +86,25 @@ class Binary(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """An optional header of a request: its name, what it says, and a regular expression of its value."""
+    """A header of a request: its name, what it says, a regular expression of its value, and whether it must be sent."""
 
     name: str
     text: str
     pattern: str = ""
+    required: bool = False
+
+
+_IF_MATCH = Header(
+    "If-Match",
+    "`ETag` of the object, as the caller has read it. The change is carried out on that state only.",
+    required=True,
+)
+_IF_MATCH_CODES: tuple[Code, ...] = ("malformed", "if_match_required", "changed_since_read")
+_ETAG: Json = {
+    "description": "Tag of the object in this state. A change of the object sends it in `If-Match`.",
+    "schema": {"type": "string"},
+    "required": True,
+}
 
 
 class Tag(msgspec.Struct, frozen=True):
@@ -248,7 +263,10 @@ class _Builder:
                 **_problem_responses(codes),
             },
         }
-        parameters = [*map(_tidied, made.get("parameters", ())), *map(_header_parameter, handler.opt.get(HEADERS, ()))]
+        headers: tuple[Header, ...] = handler.opt.get(HEADERS) or ()
+        if CHANGING & handler.http_methods:
+            headers = (*headers, _IF_MATCH)
+        parameters = [*map(_tidied, made.get("parameters", ())), *map(_header_parameter, headers)]
         if parameters:
             operation["parameters"] = parameters
         body = self._request_body(handler)
@@ -277,6 +295,8 @@ class _Builder:
         bucket = bucket_of(handler)
         if bucket is not None and bucket.each is not None:
             codes.add("rate_limited")
+        if CHANGING & handler.http_methods:
+            codes.update(_IF_MATCH_CODES)
         if "data" in signature:
             codes.update(_JSON_CODES)
         if handler.opt.get(SENDS) is not None:
@@ -317,6 +337,7 @@ class _Builder:
             str(status): {
                 "description": openapi.texts_of(struct_docstring(struct))[1],
                 "content": self._json_content(struct),
+                **({"headers": {"ETag": _ETAG}} if handler.after_request is tagged else {}),
             }
             for status, struct in structs.items()
         }
@@ -360,7 +381,13 @@ def _binary_schema(binary: Binary) -> Json:
 
 def _header_parameter(header: Header) -> Json:
     schema = {"type": "string", "pattern": header.pattern} if header.pattern else {"type": "string"}
-    return {"name": header.name, "in": "header", "required": False, "description": header.text, "schema": schema}
+    return {
+        "name": header.name,
+        "in": "header",
+        "required": header.required,
+        "description": header.text,
+        "schema": schema,
+    }
 
 
 def _tidied(parameter: Json) -> Json:

@@ -28,8 +28,10 @@ _CODE_OF_STATUS: dict[int, Code] = {
     405: "method_not_allowed",
     409: "conflict",
     413: "too_large",
+    412: "changed_since_read",
     415: "unsupported_media_type",
     422: "invalid",
+    428: "if_match_required",
     429: "rate_limited",
     503: "unavailable",
 }

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud.fabric.bodies.recovery_codes import SetRecoveryPolicy
 from cloud.fabric.nonce import SALT_BYTES, make_nonce
+from cloud.http.conditions import CHANGING
 from lab.cloud import Cloud
 from lab.processes import ended, wait_until
 from lab.tpm import SoftTpm
@@ -132,6 +133,28 @@ def test_unknown_parameters_of_the_query_are_refused_on_every_route(world: World
             assert answer.status == 422, (route.name, answer.status, answer.body[:300])
             if route.entry.method != "HEAD":
                 assert "no parameter 'colour'" in answer.refused("invalid").detail, route.name
+
+
+def test_a_change_of_what_was_not_read_is_refused_on_every_route(world: World) -> None:
+    document = json.loads((Path(__file__).parents[2] / "docs/api/fabric.json").read_bytes())
+    documented = {
+        f"fabric {method.upper()} {path}" for path, item in document["paths"].items() for method in item
+    }  # fmt: skip
+    changing = [route for route in all_routes() if route.entry.method in CHANGING]
+    assert {route.name for route in changing} == {name for name in documented if name.split()[1] in CHANGING}
+    assert len(changing) >= 6
+    for route in changing:
+        with unchanged(world.cloud):
+            for value, code in (
+                ("", "if_match_required"),
+                ("*", "if_match_required"),
+                ("stale", "malformed"),
+                ('"stale"', "changed_since_read"),
+                (f"W/{world.tag(route)}", "changed_since_read"),
+            ):
+                world.ask(route, route.rightful, {"if-match": value}).refused(code)
+        changed = world.ask(route, route.rightful, {"if-match": f'"stale", {world.tag(route)}'})
+        assert (changed.status, changed.headers["etag"]) == (200, world.tag(route)), route.name
 
 
 @pytest.mark.parametrize("raw", [b"\x16\x03\x01\x02\x00garbage\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])

@@ -41,7 +41,7 @@ def policy(args: Namespace) -> None:
     given: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     server = Server(args)
     if given:
-        found = server.call("PUT", path, RecoveryPolicy, SetRecoveryPolicy(**given))
+        found = server.put(path, RecoveryPolicy, SetRecoveryPolicy(**given), read=path)
     else:
         found = server.call("GET", path, RecoveryPolicy)
     emit(found, args.json, fields)

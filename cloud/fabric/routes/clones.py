@@ -13,6 +13,7 @@ from cloud.fabric.routes.buckets import READ, WRITE
 from cloud.fabric.service.operators.clone_cases import CloneCases
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
+from cloud.http.conditions import if_match_of, tagged
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -27,7 +28,11 @@ async def list_clones(
     return await clone_cases.page(tenant, cursor, limit)
 
 
-@get("/v1/nodes/{node:str}/clones", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+@get(
+    "/v1/nodes/{node:str}/clones",
+    after_request=tagged,
+    opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)),
+)
 async def show_clones(node: OfNode, clone_cases: Wired[CloneCases]) -> CloneCase:
     """Show the holders of a node's key, whether or not a clone is suspected."""
     return await clone_cases.show(node_id(node))
@@ -36,6 +41,7 @@ async def show_clones(node: OfNode, clone_cases: Wired[CloneCases]) -> CloneCase
 @post(
     "/v1/nodes/{node:str}/settle",
     status_code=200,
+    after_request=tagged,
     opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Conflict)),
 )
 async def settle_clones(
@@ -52,6 +58,7 @@ async def settle_clones(
 @put(
     "/v1/tenants/{tenant:str}/clone-policy",
     status_code=200,
+    after_request=tagged,
     opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound,)),
 )
 async def set_clone_policy(
@@ -61,7 +68,7 @@ async def set_clone_policy(
 
     Suspicions that are there stay as they are.
     """
-    return await clone_cases.set_policy(current_operator(request), tenant_id(tenant), data)
+    return await clone_cases.set_policy(current_operator(request), tenant_id(tenant), data, if_match_of(request))
 
 
 HANDLERS = (list_clones, show_clones, settle_clones, set_clone_policy)

@@ -21,6 +21,7 @@ from cloud.fabric.service.operators.activations import ActivationDecisions
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
+from cloud.http.conditions import tagged
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -56,7 +57,11 @@ async def list_activations(
     return await activation_decisions.page(tenant, code, in_state, cursor, limit)
 
 
-@get("/v1/activations/{activation:str}", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+@get(
+    "/v1/activations/{activation:str}",
+    after_request=tagged,
+    opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)),
+)
 async def show_activation(
     activation: OfActivation, activation_decisions: Wired[ActivationDecisions]
 ) -> schemas.Activation:
@@ -64,7 +69,7 @@ async def show_activation(
     return await activation_decisions.show(activation_id(activation))
 
 
-@post("/v1/activations/{activation:str}/approve", status_code=200, opt=_DECIDES)
+@post("/v1/activations/{activation:str}/approve", status_code=200, after_request=tagged, opt=_DECIDES)
 async def approve_activation(
     activation: OfActivation,
     data: JSONBody[schemas.Decide],
@@ -80,7 +85,7 @@ async def approve_activation(
     )
 
 
-@post("/v1/activations/{activation:str}/deny", status_code=200, opt=_DECIDES)
+@post("/v1/activations/{activation:str}/deny", status_code=200, after_request=tagged, opt=_DECIDES)
 async def deny_activation(
     activation: OfActivation,
     data: JSONBody[schemas.Decide],
@@ -97,7 +102,7 @@ async def deny_activation(
     )
 
 
-@post("/v1/activations/{activation:str}/lift", status_code=200, opt=_LIFTS)
+@post("/v1/activations/{activation:str}/lift", status_code=200, after_request=tagged, opt=_LIFTS)
 async def lift_denial(
     activation: OfActivation,
     data: JSONBody[schemas.Decide],

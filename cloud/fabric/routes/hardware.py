@@ -14,6 +14,7 @@ from cloud.fabric.service.operators.tenants import Tenants
 from cloud.fabric.service.operators.trusted_hardware import TrustedHardware
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
+from cloud.http.conditions import if_match_of, tagged
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -29,7 +30,11 @@ OfCertificate = Annotated[
 _CHANGES = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid))
 
 
-@get("/v1/tenants/{tenant:str}/trust", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+@get(
+    "/v1/tenants/{tenant:str}/trust",
+    after_request=tagged,
+    opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)),
+)
 async def show_tenant_trust(tenant: OfTenant, tenants: Wired[Tenants]) -> schemas.TenantTrust:
     """Show the hardware that a tenant trusts."""
     return await tenants.trust(tenant_id(tenant))
@@ -53,6 +58,7 @@ async def add_ek_roots(
 @post(
     "/v1/tenants/{tenant:str}/trust/ek-allowed",
     status_code=200,
+    after_request=tagged,
     opt=_CHANGES,
 )
 async def allow_ek(
@@ -68,6 +74,7 @@ async def allow_ek(
 @put(
     "/v1/tenants/{tenant:str}/trust/tiers",
     status_code=200,
+    after_request=tagged,
     opt=_CHANGES,
 )
 async def set_tiers(
@@ -77,12 +84,13 @@ async def set_tiers(
 
     Leases of nodes that are activated already stay in force.
     """
-    return await tenants.set_tiers(current_operator(request), tenant_id(tenant), data)
+    return await tenants.set_tiers(current_operator(request), tenant_id(tenant), data, if_match_of(request))
 
 
 @put(
     "/v1/tenants/{tenant:str}/trust/approval",
     status_code=200,
+    after_request=tagged,
     opt=_CHANGES,
 )
 async def set_approval_tiers(
@@ -92,12 +100,13 @@ async def set_approval_tiers(
 
     Activations that wait already go on waiting.
     """
-    return await tenants.set_approval_tiers(current_operator(request), tenant_id(tenant), data)
+    return await tenants.set_approval_tiers(current_operator(request), tenant_id(tenant), data, if_match_of(request))
 
 
 @put(
     "/v1/tenants/{tenant:str}/trust/lease",
     status_code=200,
+    after_request=tagged,
     opt=_CHANGES,
 )
 async def set_lease_terms(
@@ -107,12 +116,13 @@ async def set_lease_terms(
 
     They apply to activations from now on, unless the activation code sets dates.
     """
-    return await tenants.set_lease_terms(current_operator(request), tenant_id(tenant), data)
+    return await tenants.set_lease_terms(current_operator(request), tenant_id(tenant), data, if_match_of(request))
 
 
 @put(
     "/v1/tenants/{tenant:str}/trust/pcr-policy",
     status_code=200,
+    after_request=tagged,
     opt=_CHANGES,
 )
 async def set_pcr_policy(
@@ -122,7 +132,7 @@ async def set_pcr_policy(
 
     It counts from the next activation or session of a machine on. A repeat changes nothing.
     """
-    return await pcr_policies.set_policy(current_operator(request), tenant_id(tenant), data)
+    return await pcr_policies.set_policy(current_operator(request), tenant_id(tenant), data, if_match_of(request))
 
 
 @post(
@@ -169,6 +179,7 @@ async def list_allowed_eks(
 @post(
     "/v1/tenants/{tenant:str}/trust/ek-allowed/remove",
     status_code=200,
+    after_request=tagged,
     opt=_CHANGES,
 )
 async def remove_allowed_ek(
@@ -184,6 +195,7 @@ async def remove_allowed_ek(
 @post(
     "/v1/tenants/{tenant:str}/trust/ek-roots/{sha256:str}/remove",
     status_code=200,
+    after_request=tagged,
     opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound,)),
 )
 async def remove_ek_root(

@@ -32,6 +32,7 @@ from cloud.fabric.service.operators.tokens import Tokens
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
+from cloud.http.conditions import tagged
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -49,7 +50,12 @@ OfObject = Annotated[str, filter_by("Id of an object. Empty for all objects.", n
 OfAction = Annotated[str, filter_by("Name of an action. Empty for all actions.")]
 
 
-@post("/v1/tenants", status_code=201, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)))
+@post(
+    "/v1/tenants",
+    status_code=201,
+    after_request=tagged,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)),
+)
 async def create_tenant(
     data: JSONBody[schemas.CreateTenant], request: Asked, tenants: Wired[Tenants]
 ) -> schemas.Tenant:
@@ -68,7 +74,9 @@ async def list_tenants(
     return await tenants.page(cursor, limit)
 
 
-@get("/v1/tenants/{tenant:str}", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+@get(
+    "/v1/tenants/{tenant:str}", after_request=tagged, opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,))
+)
 async def show_tenant(tenant: OfTenant, tenants: Wired[Tenants]) -> schemas.Tenant:
     """Show a tenant."""
     return await tenants.show(tenant_id(tenant))
@@ -120,7 +128,7 @@ async def list_nodes(
     return await node_lists.page(tenant, standing, cursor, limit)
 
 
-@get("/v1/nodes/{node:str}", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+@get("/v1/nodes/{node:str}", after_request=tagged, opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
 async def show_node(node: OfNode, node_lists: Wired[NodeLists]) -> schemas.NodeDetail:
     """Show a node with its newest generations."""
     return await node_lists.detail(node_id(node))

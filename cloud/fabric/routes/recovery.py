@@ -29,6 +29,7 @@ from cloud.fabric.service.operators.recovery_policies import RecoveryPolicies
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
+from cloud.http.conditions import if_match_of, tagged
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 from protocol.messages.recovery import CaseState
@@ -75,13 +76,17 @@ async def list_recovery_cases(
     return await recovery_decisions.page(tenant, node, in_state, cursor, limit)
 
 
-@get("/v1/recovery/cases/{case:str}", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+@get(
+    "/v1/recovery/cases/{case:str}",
+    after_request=tagged,
+    opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)),
+)
 async def show_recovery_case(case: OfRecovery, recovery_decisions: Wired[RecoveryDecisions]) -> RecoveryCase:
     """Show a recovery case with the evidence of its machine."""
     return await recovery_decisions.show(recovery_id(case))
 
 
-@post("/v1/recovery/cases/{case:str}/approve", status_code=200, opt=_DECIDES)
+@post("/v1/recovery/cases/{case:str}/approve", status_code=200, after_request=tagged, opt=_DECIDES)
 async def approve_recovery(
     case: OfRecovery, data: JSONBody[schemas.Decide], request: Asked, recovery_decisions: Wired[RecoveryDecisions]
 ) -> RecoveryCase:
@@ -93,7 +98,7 @@ async def approve_recovery(
     return await recovery_decisions.decide(current_operator(request), recovery_id(case), "approve", data.reason)
 
 
-@post("/v1/recovery/cases/{case:str}/deny", status_code=200, opt=_DECIDES)
+@post("/v1/recovery/cases/{case:str}/deny", status_code=200, after_request=tagged, opt=_DECIDES)
 async def deny_recovery(
     case: OfRecovery, data: JSONBody[schemas.Decide], request: Asked, recovery_decisions: Wired[RecoveryDecisions]
 ) -> RecoveryCase:
@@ -144,7 +149,11 @@ async def revoke_recovery_code(
     return await recovery_code_issues.revoke(current_operator(request), recovery_code_id(code))
 
 
-@get("/v1/tenants/{tenant:str}/recovery-policy", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
+@get(
+    "/v1/tenants/{tenant:str}/recovery-policy",
+    after_request=tagged,
+    opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)),
+)
 async def show_recovery_policy(tenant: OfTenant, recovery_policies: Wired[RecoveryPolicies]) -> RecoveryPolicy:
     """Show what a tenant lets happen in a recovery without a person."""
     return await recovery_policies.show(tenant_id(tenant))
@@ -153,6 +162,7 @@ async def show_recovery_policy(tenant: OfTenant, recovery_policies: Wired[Recove
 @put(
     "/v1/tenants/{tenant:str}/recovery-policy",
     status_code=200,
+    after_request=tagged,
     opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
 )
 async def set_recovery_policy(
@@ -162,7 +172,7 @@ async def set_recovery_policy(
 
     Values that are left out stay as they are. Cases and leases that are there keep their dates.
     """
-    return await recovery_policies.set(current_operator(request), tenant_id(tenant), data)
+    return await recovery_policies.set(current_operator(request), tenant_id(tenant), data, if_match_of(request))
 
 
 HANDLERS = (

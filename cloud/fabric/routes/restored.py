@@ -26,6 +26,7 @@ from cloud.fabric.service.restored.reconciling import Reconciling
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
+from cloud.http.conditions import tagged
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -82,13 +83,18 @@ async def accept_node(node: OfNode, data: JSONBody[AcceptNode], request: Asked, 
     return await holds.accept(current_operator(request), node_id(node), data)
 
 
-@get("/v1/rebuild", opt=operation_options(OPERATOR, bucket=READ))
+@get("/v1/rebuild", after_request=tagged, opt=operation_options(OPERATOR, bucket=READ))
 async def show_rebuild(rebuilds: Wired[Rebuilds]) -> Rebuild:
     """Show whether a rebuild runs, and how many nodes wait for an operator."""
     return await rebuilds.show()
 
 
-@post("/v1/rebuild/begin", status_code=200, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)))
+@post(
+    "/v1/rebuild/begin",
+    status_code=200,
+    after_request=tagged,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)),
+)
 async def begin_rebuild(data: JSONBody[BeginRebuild], request: Asked, rebuilds: Wired[Rebuilds]) -> Rebuild:
     """Begin a rebuild: unknown nodes are reconstructed from their certificates and statements.
 
@@ -97,7 +103,12 @@ async def begin_rebuild(data: JSONBody[BeginRebuild], request: Asked, rebuilds: 
     return await rebuilds.begin(current_operator(request), data)
 
 
-@post("/v1/rebuild/end", status_code=200, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)))
+@post(
+    "/v1/rebuild/end",
+    status_code=200,
+    after_request=tagged,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)),
+)
 async def end_rebuild(data: JSONBody[ChangeRebuild], request: Asked, rebuilds: Wired[Rebuilds]) -> Rebuild:
     """End the rebuild: unknown nodes are refused again.
 
@@ -106,7 +117,12 @@ async def end_rebuild(data: JSONBody[ChangeRebuild], request: Asked, rebuilds: W
     return await rebuilds.end(current_operator(request), data)
 
 
-@post("/v1/rebuild/closed", status_code=200, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)))
+@post(
+    "/v1/rebuild/closed",
+    status_code=200,
+    after_request=tagged,
+    opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)),
+)
 async def import_closed(data: JSONBody[ImportClosed], request: Asked, rebuilds: Wired[Rebuilds]) -> Rebuild:
     """Import closed generations, and serial numbers of certificates in CRLs.
 

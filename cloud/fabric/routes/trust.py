@@ -13,6 +13,7 @@ from cloud.fabric.service.published_trust.publishing import Publishing
 from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
+from cloud.http.conditions import tagged
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -26,7 +27,7 @@ OfIssuer = Annotated[
 ]
 
 
-@get("/v1/trust", opt=operation_options(OPERATOR, bucket=READ, refuses=(errors.Conflict,)))
+@get("/v1/trust", after_request=tagged, opt=operation_options(OPERATOR, bucket=READ, refuses=(errors.Conflict,)))
 async def show_published_trust(publishing: Wired[Publishing]) -> schemas.Trust:
     """Show the versions of the published trust."""
     return await publishing.published()
@@ -35,6 +36,7 @@ async def show_published_trust(publishing: Wired[Publishing]) -> schemas.Trust:
 @post(
     "/v1/trust/targets",
     status_code=200,
+    after_request=tagged,
     opt=operation_options(
         OPERATOR,
         bucket=WRITE,

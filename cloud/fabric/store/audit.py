@@ -32,6 +32,10 @@ ROWS_LOOKED_AT = 500
 """Entries in one step of the purge. With SQLite a step blocks the event loop for a few milliseconds."""
 
 
+FIRST_PAGE = "aud_8"
+"""An id above every audit id. The first page starts below it."""
+
+
 class AuditStore:
     """Audit entries."""
 

@@ -11,6 +11,7 @@ _TOKEN = Mapper(TokenRow, OperatorToken)
 
 _ADD = _TOKEN.insert
 _BY_ID = compiled(_TOKEN.select().where(OperatorToken.id == param("id")))
+_NAME = compiled(OperatorToken.select(OperatorToken.name).where(OperatorToken.id == param("id")))
 _BY_HASH = compiled(_TOKEN.select().where(OperatorToken.secret_hash == param("secret_hash")))
 _PAGE = compiled(
     _TOKEN.select().where(OperatorToken.id > param("after")).order_by(OperatorToken.id), limit=param("limit")
@@ -36,6 +37,11 @@ class TokenStore:
 
     async def find(self, token: TokenId) -> TokenRow | None:
         return _TOKEN.read_one(await self._engine.fetch_one(_BY_ID, id=token))
+
+    async def name_of(self, token: TokenId) -> str:
+        """The name of a token, also of a revoked one. It never changes, so a transaction needs no key for it."""
+        rows = await self._engine.browse(_NAME, id=token)
+        return str(rows[0]["name"]) if rows else ""
 
     async def find_by_hash(self, secret_hash: str) -> TokenRow | None:
         return _TOKEN.read_one(await self._engine.fetch_one(_BY_HASH, secret_hash=secret_hash))

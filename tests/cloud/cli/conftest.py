@@ -27,11 +27,17 @@ class Calls:
         answers = self.answers[method, path.partition("?")[0]]
         return msgspec.convert(answers.pop(0) if len(answers) > 1 else answers[0], kind, from_attributes=True)
 
+    def put(self, path: str, kind: Any, body: Any, *, read: str) -> Any:
+        """Answer a change. The path that it reads first must be the object's or above it."""
+        assert path.startswith(read)
+        return self("PUT", path, kind, body)
+
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     found = Calls()
     monkeypatch.setattr(Server, "call", lambda _, *call: found(*call))
+    monkeypatch.setattr(Server, "put", found.put)
     monkeypatch.setenv("CASCADE_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("CASCADE_TRUST", str(TrustPin(1, "ab" * 32)))
     monkeypatch.setenv("CASCADE_TOKEN_FILE", "/nonexistent")

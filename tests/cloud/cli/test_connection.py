@@ -1,18 +1,21 @@
 """The connection to Fabric: the three values, the token's file, lists in pages, and trust that was replaced."""
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import msgspec
 import pytest
 
 from cloud.cli import connection, published_trust
 from cloud.cli.connection import PAGE_ITEMS, Server, cache_directory
 from cloud.cli.errors import CliError, TrustError, TrustUnreachable
 from cloud.fabric import schemas
-from cloud.mtls.client import AnswerUnusable, ProblemAnswer, ServerRefused, Unreachable
+from cloud.mtls.client import Answer, AnswerUnusable, ProblemAnswer, ServerRefused, Unreachable
 from protocol.messages.activation import TrustPin
-from protocol.problems import ProblemDocument
+from protocol.problems import CONTENT_TYPE, KINDS, ProblemDocument, document
+from protocol.signed.trust import ServiceUrls
 
 PIN = TrustPin(1, "ab" * 32)
 NAMED = {"url": "http://127.0.0.1:1/", "trust": str(PIN), "token_file": "/nonexistent"}
@@ -133,3 +136,55 @@ def test_a_list_is_read_page_by_page_up_to_its_limit(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Server, "call", call)
     assert len(server().pages("/v1/things", schemas.Page[int], limit=2 * PAGE_ITEMS, tenant="", object="o")) == 400
     assert asked == ["/v1/things?object=o&limit=200", "/v1/things?object=o&cursor=after1&limit=200"]
+
+
+class Wire:
+    """Plays the client of a `put`. Fabric has another state than the one that was read if `changed`."""
+
+    def __init__(self, changed: bool) -> None:
+        self.changed = changed
+        self.made: list[tuple[str, str, object]] = []
+
+    def __call__(self, *_: object, **__: object) -> "Wire":
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    async def call(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        self.made.append((method, path, (headers or {}).get("If-Match")))
+        if method == "PUT" and self.changed:
+            detail = "the last change is `trust.tiers_set` by operator 'night shift' (tok_1) at 2026-01-02T03:04:05Z"
+            problem = document(KINDS["changed_since_read"], detail)
+            return Answer(412, {"content-type": CONTENT_TYPE}, msgspec.json.encode(problem))
+        return Answer(200, {"etag": '"read"', "content-type": "application/json"}, b'"done"')
+
+
+def putting(monkeypatch: pytest.MonkeyPatch, changed: bool) -> Wire:
+    wire = Wire(changed)
+    monkeypatch.setattr(connection, "CloudClient", wire)
+    monkeypatch.setattr(connection, "_context", lambda _: None)
+    monkeypatch.setattr(connection, "_read_token", lambda _: "cot_x")
+    urls = ServiceUrls(1, "https://a", "https://b")
+    monkeypatch.setattr(Server, "trust", lambda *_: (None, urls))
+    return wire
+
+
+def test_a_change_names_the_state_that_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = putting(monkeypatch, changed=False)
+    assert server().put("/thing/part", str, {"a": 1}, read="/thing") == "done"
+    assert wire.made == [("GET", "/thing", None), ("PUT", "/thing/part", '"read"')]
+
+
+def test_a_change_of_another_state_says_who_made_it_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    putting(monkeypatch, changed=True)
+    with pytest.raises(CliError) as caught:
+        server().put("/thing/part", str, {"a": 1}, read="/thing")
+    assert (caught.value.exit_code, caught.value.code) == (77, "changed_since_read")
+    assert "by operator 'night shift' (tok_1) at 2026-01-02T03:04:05Z" in str(caught.value)
+    assert "run the command again" in caught.value.next_step

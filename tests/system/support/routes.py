@@ -24,6 +24,7 @@ from cloud.clock import utc_now
 from cloud.fabric import app as fabric_app
 from cloud.fabric import parts as fabric_parts
 from cloud.fabric.schemas import PublishTrust
+from cloud.http.conditions import CHANGING
 from cloud.http.guard import NODE, OPERATOR, Guard, RouteEntry, routes_of
 from cloud.http.metrics import Metrics
 from cloud.mtls.peer import PeerChecks, PeerTrust
@@ -193,11 +194,21 @@ class World:
         if caller == "operator":
             sent["authorization"] = f"Bearer {self.token}"
         content = self.body(route) if body is None else body
+        if route.entry.method in CHANGING and "if-match" not in sent:
+            sent["if-match"] = self.tag(route)
         path = f"{self.path(route).partition('?')[0]}?{query}" if query else self.path(route)
         answer = self.wire(route.service, caller).ask(route.entry.method, path, content, sent, media_type)
         if answer.headers.get("connection") == "close":
             self._wires.pop((route.service, caller)).__exit__()
         return answer
+
+    def tag(self, route: Route) -> str:
+        """The ETag of the object that a route changes. It is read at the route's path, or at the next one above."""
+        path = route.entry.path
+        while f"{route.service} GET {path}" not in RECIPES:
+            path = path.rpartition("/")[0]
+        (reading,) = (each for each in all_routes() if each.name == f"{route.service} GET {path}")
+        return self.ask(reading, "operator").headers["etag"]
 
     def of_generation(self, **more: object) -> dict[str, object]:
         return {"tenant": self.tenant, "node": self.victim.node, **more}

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from cloud.fabric import schemas
 from cloud.fabric.service import views
 from cloud.fabric.service.operators.filters import ListFilters
-from cloud.fabric.store.audit import AuditStore
-
-_FIRST = "aud_8"
-"""An id above every audit id. The first page starts below it."""
+from cloud.fabric.store.audit import FIRST_PAGE, AuditStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +19,7 @@ class AuditLists:
         self, tenant: str, subject: str, action: str, cursor: str, limit: int
     ) -> schemas.Page[schemas.AuditEntry]:
         """A page of entries, the newest first. An empty filter matches every entry. Raises Invalid, NotFound."""
-        before = views.read_cursor(cursor) or _FIRST
+        before = views.read_cursor(cursor) or FIRST_PAGE
         await self.filters.check(tenant=tenant)
         rows = await self.audit.page(tenant, subject, action, before, views.read_limit(limit) + 1)
         return views.page([views.audit(row) for row in rows], [row.id for row in rows], limit)

@@ -24,11 +24,13 @@ from cloud.fabric.service.nodes.clones import SUSPENDED_BY_POLICY, TRIES, descri
 from cloud.fabric.service.nodes.statement_stream import StatementStream, is_closed
 from cloud.fabric.service.operators.filters import ListFilters
 from cloud.fabric.service.ports import Now
+from cloud.fabric.service.unchanged import Unchanged
 from cloud.fabric.store.keys import node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.rows import GenerationRow, NodeRow
 from cloud.fabric.store.tenants import TenantStore
 from cloud.fabric.wake import WakeRoom
+from cloud.http.conditions import IfMatch
 from cloud.http.guard import Operator
 from protocol.ids import NodeId, TenantId
 
@@ -46,6 +48,7 @@ class CloneCases:
     statement_stream: StatementStream
     wake_room: WakeRoom
     filters: ListFilters
+    unchanged: Unchanged
 
     async def page(self, tenant: str, cursor: str, limit: int) -> schemas.Page[CloneCase]:
         """A page of nodes of which a clone is suspected. An empty `tenant` matches every node.
@@ -98,15 +101,22 @@ class CloneCases:
         self.wake_room.wake(node.id)
         return _case(node, msgspec.structs.replace(row, holders=text_of(settled)))
 
-    async def set_policy(self, operator: Operator, tenant: TenantId, body: SetClonePolicy) -> schemas.Tenant:
-        """Set what follows a suspicion. Suspicions that are there stay as they are. Raises NotFound."""
+    async def set_policy(
+        self, operator: Operator, tenant: TenantId, body: SetClonePolicy, if_match: IfMatch = None
+    ) -> schemas.Tenant:
+        """Set what follows a suspicion. Suspicions that are there stay as they are.
+
+        Raises NotFound, ChangedSinceRead.
+        """
+        overlap_until = await self.tenants.overlap_until(tenant)  # of nodes, which have keys of their own
         async with self.acting.transaction(operator, tenant_key(tenant)):
             row = await self.tenants.find(tenant)
             if row is None:
                 raise NotFound("no such tenant")
+            await self.unchanged.check(if_match, tenant, views.tenant(row, overlap_until))
             await self.tenants.set_clone_policy(tenant, body.policy)
             await self.audit.write(operator_actor(operator), "tenant.clone_policy", tenant, tenant, policy=body.policy)
-        return views.tenant(msgspec.structs.replace(row, clone_policy=body.policy))
+        return views.tenant(msgspec.structs.replace(row, clone_policy=body.policy), overlap_until)
 
     async def _find(self, node: NodeId) -> NodeRow:
         row = await self.nodes.find(node)

@@ -13,6 +13,7 @@ from cloud.fabric.service.operators.tenants import Tenants
 from cloud.fabric.store.keys import node_key, tenant_key
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.tenants import TenantStore
+from cloud.http.conditions import IfMatch
 from cloud.http.guard import Operator
 from protocol.ids import NodeId, TenantId
 from protocol.limits import NAME_CHARS_MAX
@@ -32,13 +33,19 @@ class PcrPolicies:
     nodes: NodeStore
     policies_max: int = POLICIES_MAX
 
-    async def set_policy(self, operator: Operator, tenant: TenantId, body: schemas.SetPcrPolicy) -> schemas.TenantTrust:
-        """Set the policy of a profile. It counts from the next activation or session on. Raises NotFound, Invalid."""
+    async def set_policy(
+        self, operator: Operator, tenant: TenantId, body: schemas.SetPcrPolicy, if_match: IfMatch = None
+    ) -> schemas.TenantTrust:
+        """Set the policy of a profile. It counts from the next activation or session on.
+
+        Raises NotFound, Invalid, ChangedSinceRead.
+        """
         profile = check_text("profile", body.profile, NAME_CHARS_MAX)
         async with self.acting.transaction(operator, tenant_key(tenant)):
             row = await self.tenants.find(tenant)
             if row is None:
                 raise NotFound("no such tenant")
+            await self.hardware.check_unchanged(if_match, tenant)
             policies = {**row.pcr_policies, profile: body.policy}
             if len(policies) > self.policies_max:
                 raise Invalid(
@@ -54,7 +61,7 @@ class PcrPolicies:
                     profile=profile,
                     policy=body.policy,
                 )
-        return await self.hardware.trust(tenant)
+            return await self.hardware.trust(tenant)
 
     async def accept(self, operator: Operator, node_id: NodeId, body: schemas.AcceptPcrs) -> schemas.NodeDetail:
         """Accept the PCR values of a node's newest quote, in its current generation. A repeat changes nothing.

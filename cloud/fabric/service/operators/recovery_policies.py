@@ -19,8 +19,10 @@ from cloud.fabric.bodies.recovery_codes import (
 from cloud.fabric.errors import Invalid, NotFound
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
+from cloud.fabric.service.unchanged import Unchanged
 from cloud.fabric.store.keys import tenant_key
 from cloud.fabric.store.tenants import TenantStore
+from cloud.http.conditions import IfMatch
 from cloud.http.guard import Operator
 from protocol.ids import TenantId
 
@@ -43,6 +45,7 @@ class RecoveryPolicies:
     acting: Acting
     audit: AuditLog
     tenants: TenantStore
+    unchanged: Unchanged
 
     async def show(self, tenant: TenantId) -> RecoveryPolicy:
         """The policy of a tenant. Raises NotFound."""
@@ -51,8 +54,13 @@ class RecoveryPolicies:
             raise NotFound("no such tenant")
         return row.recovery
 
-    async def set(self, operator: Operator, tenant: TenantId, body: SetRecoveryPolicy) -> RecoveryPolicy:
-        """Set the values that the body has. Cases and leases that are there keep their dates. Raises NotFound, Invalid."""
+    async def set(
+        self, operator: Operator, tenant: TenantId, body: SetRecoveryPolicy, if_match: IfMatch = None
+    ) -> RecoveryPolicy:
+        """Set the values that the body has. Cases and leases that are there keep their dates.
+
+        Raises NotFound, Invalid, ChangedSinceRead.
+        """
         given: dict[str, Any] = {
             name: value for name, value in msgspec.structs.asdict(body).items() if value is not msgspec.UNSET
         }
@@ -62,6 +70,7 @@ class RecoveryPolicies:
                 raise Invalid(f"{name}: {least} to {greatest}")
         async with self.acting.transaction(operator, tenant_key(tenant)):
             old = await self.show(tenant)
+            await self.unchanged.check(if_match, tenant, old)
             new = msgspec.structs.replace(old, **given)
             if new != old:
                 await self.tenants.set_recovery(tenant, new)

@@ -15,9 +15,11 @@ from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog, operator_actor
 from cloud.fabric.service.input_checks import check_text
 from cloud.fabric.service.ports import Now
+from cloud.fabric.service.unchanged import Unchanged
 from cloud.fabric.store.keys import tenant_key
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.store.tenants import EK_ROOTS_MAX, TRUST_ENTRIES_MAX, TenantStore, allowed_id
+from cloud.http.conditions import IfMatch
 from cloud.http.guard import Operator
 from protocol.encoding import sha256_hex
 from protocol.endorsement import EkType, ek_identifier
@@ -35,6 +37,7 @@ class Tenants:
     acting: Acting
     audit: AuditLog
     tenants: TenantStore
+    unchanged: Unchanged
     entries_max: int = TRUST_ENTRIES_MAX
     """Most chips that a tenant allows by name."""
     roots_max: int = EK_ROOTS_MAX
@@ -153,36 +156,51 @@ class Tenants:
                 await self.audit.write(operator_actor(operator), "trust.ek_allowed", tenant, tenant, note=row.note)
         return await self.trust(tenant)
 
-    async def set_tiers(self, operator: Operator, tenant: TenantId, body: schemas.SetTiers) -> schemas.TenantTrust:
-        """Set the tiers that the tenant admits. Activated nodes keep their leases. Raises NotFound, Invalid."""
+    async def set_tiers(
+        self, operator: Operator, tenant: TenantId, body: schemas.SetTiers, if_match: IfMatch = None
+    ) -> schemas.TenantTrust:
+        """Set the tiers that the tenant admits. Activated nodes keep their leases.
+
+        Raises NotFound, Invalid, ChangedSinceRead.
+        """
         await self.find(tenant)
         if not body.tiers or set(body.tiers) - set(TIERS):
             raise Invalid(f"tiers: at least one of {', '.join(TIERS)}")
         tiers = tuple(tier for tier in TIERS if tier in body.tiers)
         async with self.acting.transaction(operator, tenant_key(tenant)):
+            await self.check_unchanged(if_match, tenant)
             await self.tenants.set_tiers(tenant, tiers)
             await self.audit.write(operator_actor(operator), "trust.tiers_set", tenant, tenant, tiers=",".join(tiers))
-        return await self.trust(tenant)
+            return await self.trust(tenant)
+
+    async def check_unchanged(self, if_match: IfMatch, tenant: TenantId) -> None:
+        """Check in a transaction that the hardware that a tenant trusts is what was read.
+
+        Raises NotFound, ChangedSinceRead.
+        """
+        if if_match is not None:
+            await self.unchanged.check(if_match, tenant, await self.trust(tenant))
 
     async def set_approval_tiers(
-        self, operator: Operator, tenant: TenantId, body: schemas.SetApprovalTiers
+        self, operator: Operator, tenant: TenantId, body: schemas.SetApprovalTiers, if_match: IfMatch = None
     ) -> schemas.TenantTrust:
-        """Set the tiers whose activations a person must approve. Raises NotFound."""
+        """Set the tiers whose activations a person must approve. Raises NotFound, ChangedSinceRead."""
         await self.find(tenant)
         tiers = tuple(tier for tier in TIERS if tier in body.tiers)
         async with self.acting.transaction(operator, tenant_key(tenant)):
+            await self.check_unchanged(if_match, tenant)
             await self.tenants.set_approval_tiers(tenant, tiers)
             await self.audit.write(
                 operator_actor(operator), "trust.approval_set", tenant, tenant, tiers=",".join(tiers) or "none"
             )
-        return await self.trust(tenant)
+            return await self.trust(tenant)
 
     async def set_lease_terms(
-        self, operator: Operator, tenant: TenantId, body: schemas.SetLeaseTerms
+        self, operator: Operator, tenant: TenantId, body: schemas.SetLeaseTerms, if_match: IfMatch = None
     ) -> schemas.TenantTrust:
         """Set the dates of leases of a tier, for later activations. Activated nodes keep theirs.
 
-        Raises NotFound, Invalid.
+        Raises NotFound, Invalid, ChangedSinceRead.
         """
         await self.find(tenant)
         if body.lease is not None:
@@ -191,6 +209,7 @@ class Tenants:
             except statements.TermsError as error:
                 raise Invalid(f"lease: {error}") from error
         async with self.acting.transaction(operator, tenant_key(tenant)):
+            await self.check_unchanged(if_match, tenant)
             terms = {**(await self.find(tenant)).lease_terms}
             terms.pop(body.tier, None)
             if body.lease is not None:
@@ -200,7 +219,7 @@ class Tenants:
             await self.audit.write(
                 operator_actor(operator), "trust.lease_set", tenant, tenant, tier=body.tier, seconds=seconds
             )
-        return await self.trust(tenant)
+            return await self.trust(tenant)
 
 
 def _other_type(ek_type: EkType) -> str:

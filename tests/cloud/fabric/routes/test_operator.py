@@ -32,7 +32,9 @@ async def test_operators(cloud: Cloud) -> None:
         if not (cursor := page.next_cursor):
             break
     assert seen == ["Presses", "tenant 0", "tenant 1", "tenant 2", "tenant 3"]
-    tiers = await operator.call("PUT", f"/v1/tenants/{tenant.id}/trust/tiers", schemas.SetTiers(("tpm", "attested")))
+    path = f"/v1/tenants/{tenant.id}/trust"
+    read = {"If-Match": (await operator.call("GET", path)).headers["etag"]}
+    tiers = await operator.call("PUT", f"{path}/tiers", schemas.SetTiers(("tpm", "attested")), headers=read)
     assert tiers.into(schemas.TenantTrust).tiers == ("attested", "tpm")
     allowed = schemas.AllowEk("000B" + "aB" * 32, "the one in the hall")
     for _ in range(2):

@@ -53,7 +53,8 @@ async def test_the_routes_are_the_operators(at_work: Running) -> None:
         shown = await client.ask(f"/v1/recovery/cases/{case.id}", headers=admitted)
         assert msgspec.json.decode(shown.body, type=RecoveryCase).evidence == case.evidence
         changed = msgspec.json.encode(SetRecoveryPolicy(grace_quota=3))
-        answer = await client.ask(policy, "PUT", admitted, changed)
+        read = (await client.ask(policy, headers=admitted)).headers["etag"]
+        answer = await client.ask(policy, "PUT", {**admitted, "if-match": read}, changed)
         assert msgspec.json.decode(answer.body, type=RecoveryPolicy).grace_quota == 3
         await _refused(client, admitted, tenant.id)
 
@@ -70,7 +71,8 @@ async def _refused(client: Connection, admitted: dict[str, str], tenant: TenantI
         ("PUT", f"/v1/tenants/{tenant}/recovery-policy", {"case_days": 0}, "invalid"),
         ("PUT", f"/v1/tenants/{tenant}/recovery-policy", {"grace_quota": "1"}, "invalid"),
     ):
-        answer = await client.ask(path, method, admitted, msgspec.json.encode(body))
+        headers = {**admitted, "if-match": '"read"'}
+        answer = await client.ask(path, method, headers, msgspec.json.encode(body))
         assert answer.problem.code == code, (path, body, answer.body)
     for path in ("/v1/recovery/cases?state=closed", "/v1/recovery/codes?state=used", "/v1/recovery/cases?limit=0"):
         assert (await client.ask(path, headers=admitted)).problem.code == "invalid"
