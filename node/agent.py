@@ -35,7 +35,7 @@ from node.local import routes
 from node.local.changes import Changes
 from node.local.documents import StatusDocument, status_document
 from node.local.grants import DIRECTORY, Grants, grants_of
-from node.local.server import Serving
+from node.local.server import servings
 from node.settling import Revoked, Settling, Superseded
 from node.state import NotActivated, State
 from node.supervision import UnexpectedErrors, supervised
@@ -258,9 +258,9 @@ class Agent:
     async def _serve(self, signals: AsyncIterator[int], ready: Callable[[], None], passed: Sequence[int]) -> None:
         """Serve until a signal comes, or until the state was lent and is back."""
         # A socket that cannot be made at the start ends the agent (SocketUnusable).
-        socket = Serving(self.config.socket, routes.handler(self), self.contact.conditions, passed)
+        sockets = servings(self.config.socket, routes.handler(self), self.contact.conditions, passed)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
-            "socket": socket.run,
+            **sockets,
             "report": self._keep_reported,
             "grants": partial(self._grants.keep, self.snapshot, self.changes),
         }

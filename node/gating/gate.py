@@ -17,7 +17,8 @@ from node.clock import asleep_seconds, monotonic, utc_now
 from node.gating.names import name_of
 from node.gating.question import AgentSocket, Unanswered, quoted
 
-SOCKET = "/run/cascadia/cascadia.sock"
+SOCKET = "/run/cascadia/gates.sock"
+"""The agent's socket for gates (`node.local.place.GATES_NAME`). Other users cannot reach it, so they cannot fill it."""
 GRANTS = "granted"
 """The directory of the grants, beside the socket."""
 

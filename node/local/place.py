@@ -26,7 +26,8 @@ from node.exits import Exit
 BACKLOG = 1024
 """Connections that wait in the kernel. A non-blocking client is refused when they are full."""
 DIRECTORY_MODE = 0o755
-SOCKET_MODE = 0o666
+GATES_NAME = "gates.sock"
+"""The socket of the gates, beside the one of the setting `socket`."""
 _OTHERS_WRITE = 0o022
 _PEERCRED = struct.Struct("3i")
 
@@ -40,6 +41,25 @@ class SocketUnusable(NodeError):
     exit = Exit.USAGE
     code = "socket_unusable"
     next = "Check the setting `socket`, its directory, and who owns it."
+
+
+class GatesSocketUnusable(SocketUnusable):
+    """The socket of the gates cannot be made."""
+
+    code = "gates_socket_unusable"
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One of the agent's sockets. The condition while it cannot be made has the code of `error`."""
+
+    mode: int
+    error: type[SocketUnusable]
+
+
+PUBLIC = Kind(0o666, SocketUnusable)
+"""Every local user may connect."""
+GATES = Kind(0o600, GatesSocketUnusable)
+"""Only root and the agent's user may connect, so no other user can fill its queue."""
 
 
 class Weakness(msgspec.Struct, frozen=True):
@@ -57,6 +77,7 @@ class Place(msgspec.Struct, frozen=True):
     socket: socket.socket
     identity: tuple[int, int]
     weaknesses: tuple[Weakness, ...] = ()
+    kind: Kind = PUBLIC
 
     def listener(self) -> trio.SocketListener:
         """The socket for the event loop, which closes it."""
@@ -67,8 +88,8 @@ class Place(msgspec.Struct, frozen=True):
         with suppress(FileNotFoundError, NotADirectoryError):
             found = self.path.lstat()
             if (found.st_dev, found.st_ino) == self.identity:
-                if stat.S_IMODE(found.st_mode) != SOCKET_MODE:
-                    self.path.chmod(SOCKET_MODE)
+                if stat.S_IMODE(found.st_mode) != self.kind.mode:
+                    self.path.chmod(self.kind.mode)
                 return True
         return False
 
@@ -85,18 +106,19 @@ def is_privileged(user: int) -> bool:
     return user in (0, os.geteuid())
 
 
-def listen(path: Path, passed: Sequence[int] = ()) -> Place:
-    """A socket at `path` that listens, and that every local user can reach. A socket left by a crash is replaced.
+def listen(path: Path, passed: Sequence[int] = (), kind: Kind = PUBLIC) -> Place:
+    """A socket at `path` that listens, and that the users of its kind can reach. A socket left by a crash is replaced.
 
     `passed` are the descriptors that systemd has passed (`node.system.listening`). They stay open, so that the socket
-    can be taken again. A passed socket that cannot be reached at the path any more is replaced too.
+    can be taken again. A passed socket that cannot be reached at the path any more is replaced too. The socket of the
+    gates is also made if systemd has passed others only.
 
     Missing directories are made with the mode 0755, whatever the umask. If the agent's user owns the directory and
     others may write it, they lose this right. The caller holds the state lock, so no other agent of this state listens.
-    Raises SocketUnusable, also if others may replace the socket, another agent listens at the path, or the passed socket
-    is not the one of this path.
+    Raises SocketUnusable, also if others may replace the socket, another agent listens at the path, or no passed socket
+    is the public one of this path.
     """
-    if passed and (taken := _taken(path, passed)) is not None:
+    if passed and (taken := _taken(path, passed, kind)) is not None:
         return taken
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     fresh = path.with_name(path.name + ".new")
@@ -106,7 +128,7 @@ def listen(path: Path, passed: Sequence[int] = ()) -> Place:
         _refuse_another_agent(path)
         fresh.unlink(missing_ok=True)
         raw.bind(str(fresh))
-        fresh.chmod(SOCKET_MODE)
+        fresh.chmod(kind.mode)  # before it listens, so no other user can have connected
         raw.listen(BACKLOG)
         made = fresh.lstat()
         # The rename is atomic: clients find the old socket, which refuses them, or the new one.
@@ -117,13 +139,16 @@ def listen(path: Path, passed: Sequence[int] = ()) -> Place:
     except SocketUnusable:
         raw.close()
         raise
-    return Place(path, raw, (made.st_dev, made.st_ino), weaknesses)
+    return Place(path, raw, (made.st_dev, made.st_ino), weaknesses, kind)
 
 
-def _taken(path: Path, passed: Sequence[int]) -> Place | None:
-    """The passed socket; None if its file is gone or replaced. Raises SocketUnusable if it is not the socket of `path`."""
+def _taken(path: Path, passed: Sequence[int], kind: Kind) -> Place | None:
+    """The passed socket of `path`; None if its file is gone or replaced. Raises SocketUnusable."""
     with ExitStack() as held:
-        raw = held.enter_context(_passed_socket(path, passed))
+        chosen = _passed_socket(path, passed, required=kind == PUBLIC)
+        if chosen is None:
+            return None
+        raw = held.enter_context(chosen)
         try:
             weaknesses = secure(path)
             if not _leads_to(path, raw):
@@ -134,28 +159,34 @@ def _taken(path: Path, passed: Sequence[int]) -> Place | None:
         except OSError as error:
             raise SocketUnusable(f"cannot listen at {path}: {error.strerror}") from error
         held.pop_all()
-    return Place(path, raw, (found.st_dev, found.st_ino), weaknesses)
+    return Place(path, raw, (found.st_dev, found.st_ino), weaknesses, kind)
 
 
-def _passed_socket(path: Path, passed: Sequence[int]) -> socket.socket:
-    """The one passed socket, with a descriptor of its own. Raises SocketUnusable if it does not listen at `path`."""
-    advice = "Give the unit cascadia.socket one `ListenStream=`, with the path of the setting `socket`."
-    if len(passed) != 1:
-        raise SocketUnusable(f"cannot use the sockets of systemd: it passed {len(passed)}", next_step=advice)
-    try:
-        raw = socket.socket(fileno=os.dup(passed[0]))
-    except OSError as error:
-        raise SocketUnusable(f"cannot use what systemd passed: {error.strerror}", next_step=advice) from error
-    name = raw.getsockname() if raw.family == socket.AF_UNIX else ""
-    listens = raw.type == socket.SOCK_STREAM and raw.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    same = isinstance(name, str) and name != "" and os.path.realpath(name) == os.path.realpath(path)
-    if not (listens and same):
+def _passed_socket(path: Path, passed: Sequence[int], *, required: bool) -> socket.socket | None:
+    """The passed socket that listens at `path`, with a descriptor of its own. None if there is none.
+
+    Raises SocketUnusable if there is none and it is `required`.
+    """
+    others = []
+    for descriptor in passed:
+        try:
+            raw = socket.socket(fileno=os.dup(descriptor))
+        except OSError as error:
+            others.append(error.strerror or str(error))
+            continue
+        name = raw.getsockname() if raw.family == socket.AF_UNIX else ""
+        listens = raw.type == socket.SOCK_STREAM and raw.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        same = isinstance(name, str) and name != "" and os.path.realpath(name) == os.path.realpath(path)
+        if listens and same:
+            return raw
         raw.close()
-        what = f"it listens at {name!r}" if listens else "it is no listening unix stream socket"
-        raise SocketUnusable(
-            f"cannot use the socket of systemd: {what}, and the setting `socket` is {path}", next_step=advice
-        )
-    return raw
+        others.append(f"one listens at {name!r}" if listens else "one is no listening unix stream socket")
+    if not required:
+        return None
+    raise SocketUnusable(
+        f"cannot use the sockets of systemd: {', '.join(others)}, and the setting `socket` is {path}",
+        next_step="Give the unit cascadia.socket one `ListenStream=`, with the path of the setting `socket`.",
+    )
 
 
 def _leads_to(path: Path, raw: socket.socket) -> bool:

@@ -11,7 +11,7 @@ short. The socket is made again when its file is gone, also if systemd has made 
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,20 @@ from node.clock import utc_now
 from node.conditions import Conditions
 from node.local.connections import PLACES, PLACES_PRIVILEGED, Connection, Table
 from node.local.messages import Handler
-from node.local.place import OPEN, Place, SocketUnusable, is_privileged, listen, secure, user_of
+from node.local.place import (
+    GATES,
+    GATES_NAME,
+    OPEN,
+    PUBLIC,
+    GatesSocketUnusable,
+    Kind,
+    Place,
+    SocketUnusable,
+    is_privileged,
+    listen,
+    secure,
+    user_of,
+)
 
 if TYPE_CHECKING:
     from node.local.exchange import Exchanges
@@ -122,29 +135,64 @@ async def serve(
 
 
 class Serving:
-    """The agent's socket and its server. `run` can run again after it failed, and then makes the socket again.
+    """One of the agent's sockets and its server. `run` can run again after it failed, and then makes the socket again.
 
     `passed` are the descriptors that systemd has passed.
     """
 
-    def __init__(self, path: Path, handler: Handler, conditions: Conditions, passed: Sequence[int] = ()) -> None:
-        """Make the socket, or take the passed one. Raises SocketUnusable."""
+    def __init__(
+        self, path: Path, handler: Handler, conditions: Conditions, passed: Sequence[int] = (), kind: Kind = PUBLIC
+    ) -> None:
+        """Make the socket, or take the passed one. Raises SocketUnusable for the public one; the gates' is tried again."""
         self._path = path
         self._handler = handler
         self._conditions = conditions
         self._passed = passed
-        self._place: Place | None = listen(path, passed)
+        self._kind = kind
+        self._place: Place | None = None
+        try:
+            self._place = listen(path, passed, kind)
+        except SocketUnusable as error:
+            if kind == PUBLIC:
+                raise
+            _report_unusable(kind, error, conditions)
 
     async def run(self) -> None:
-        """Answer until cancelled. Raises SocketUnusable if the socket cannot be made again."""
+        """Answer until cancelled. While the socket cannot be made, there is a condition."""
         place, self._place = self._place, None
-        if place is None:
-            place = await trio.to_thread.run_sync(listen, self._path, self._passed, abandon_on_cancel=True)
+        while place is None:
+            try:
+                place = await trio.to_thread.run_sync(
+                    listen, self._path, self._passed, self._kind, abandon_on_cancel=True
+                )
+            except SocketUnusable as error:
+                _report_unusable(self._kind, error, self._conditions)
+                await trio.sleep(CHECK_SECONDS)
+        self._conditions.clear(self._kind.error.code)
         try:
             await serve(place, self._handler, self._conditions)
         finally:
             # Closed already, unless the server failed before it listened.
             place.socket.close()
+
+
+def servings(
+    path: Path, handler: Handler, conditions: Conditions, passed: Sequence[int] = ()
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """The agent's sockets: name of a background task -> the task. Raises SocketUnusable if the public one is not made.
+
+    The gates have a socket of their own, with its own queue in the kernel and its own places.
+    """
+    public = Serving(path, handler, conditions, passed)
+    gates = Serving(path.with_name(GATES_NAME), handler, conditions, passed, GATES)
+    return {"socket": public.run, "gates socket": gates.run}
+
+
+def _report_unusable(kind: Kind, error: SocketUnusable, conditions: Conditions) -> None:
+    if kind == GATES:
+        error = GatesSocketUnusable(error.text, next_step=error.next)
+    if conditions.report_error(error):
+        log.error("%s; trying again", error)
 
 
 async def _replacement(place: Place, conditions: Conditions, check_seconds: float) -> Place:
@@ -157,7 +205,7 @@ async def _replacement(place: Place, conditions: Conditions, check_seconds: floa
                 return msgspec.structs.replace(place, weaknesses=secure(place.path))
         except OSError as error:
             raise SocketUnusable(f"cannot check the socket {place.path}: {error.strerror}") from error
-        return listen(place.path)
+        return listen(place.path, kind=place.kind)
 
     _report(place, conditions)
     while True:
@@ -165,10 +213,9 @@ async def _replacement(place: Place, conditions: Conditions, check_seconds: floa
         try:
             found = await trio.to_thread.run_sync(check, abandon_on_cancel=True, limiter=limiter)
         except SocketUnusable as error:
-            if conditions.report_error(error):
-                log.error("%s; trying again", error)
+            _report_unusable(place.kind, error, conditions)
             continue
-        conditions.clear(SocketUnusable.code)
+        conditions.clear(place.kind.error.code)
         _report(found, conditions)
         if found.identity != place.identity:
             log.warning("the socket %s was gone; it is there again", place.path)

@@ -22,6 +22,7 @@ from lab.nspawn import Container, missing_packages
 from lab.processes import StepFailed, ended, wait_until
 from lab.tpm import SoftTpm, shared_bus
 from tests.drills.frame import CannotRun, Figure, Outcome, Say
+from tests.system.support.gate_flood import flood
 from tests.system.support.harness import new_cloud
 from tools.packages import command as packages
 
@@ -201,6 +202,16 @@ def resumed(site: Site) -> None:
         site.follows(f"started by a resumption, {unit}", unit, True)
 
 
+def flooded(site: Site) -> None:
+    """While another user fills the agent's public socket, no question of a gate misses its time."""
+
+    def fill() -> None:
+        questions, missed = flood(site.machine, site.figures)
+        require(questions > 0 and missed == 0, f"{missed} of {questions} questions of a gate were not answered in time")
+
+    site.untouched("a flood of connections", fill)
+
+
 def agent_away(site: Site) -> None:
     """A restart, an end by SIGKILL and a stop of the agent are not noticed while its last answer counts."""
     systemctl = site.machine.checked
@@ -378,7 +389,7 @@ def score(site: Site) -> None:
 
 Row = Callable[[Site], None]
 ROWS: Sequence[Row] = (
-    unactivated, granted, score, suspended, resumed, agent_away, agent_gone, own_faults, disabled, offline_reboot,
+    unactivated, granted, score, suspended, resumed, flooded, agent_away, agent_gone, own_faults, disabled, offline_reboot,
     container, other_entitlements, dates, revoked, readmitted,
 )  # fmt: skip
 """In this order: each row finds what the row before has left."""

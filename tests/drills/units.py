@@ -36,7 +36,7 @@ MINUTES_MAX = 45.0
 
 REPOSITORY = Path(__file__).parent.parent.parent
 TARGETS: dict[Release, str] = {"bookworm": "debian12", "trixie": "debian13"}
-UNITS = ("cascadia.service", "cascadia.socket", "cascadia-activated.path")
+UNITS = ("cascadia.service", "cascadia.socket", "cascadia-gates.socket", "cascadia-activated.path")
 SERVICE = UNITS[0]
 SECURITY_MAX = 1.7
 CONNECTIONS = 1000

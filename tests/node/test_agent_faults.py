@@ -86,7 +86,8 @@ async def test_a_loop_that_fails_runs_again(
         await until("a second run", lambda: fails.calls >= 2)
         fabric.say(fabric.suspension())
         await until("the suspension", lambda: agent.licence.verdict().state == "suspended")
-        assert codes(await status(agent)) == {code}
+        (shown,) = codes(await status(agent))
+        assert shown.replace("gates_", "") == code  # of the two servers, either one starts first
 
 
 async def test_a_start_that_meets_an_unexpected_exception_goes_on(

@@ -9,14 +9,16 @@ import pytest
 
 from node.config import BOUNDS, CREDENTIALS, Config
 from node.exits import RUN_EXITS, Exit
+from node.gating import gate
 from node.hwbind import dmi
 from node.hwbind.tpm import COMMAND_SECONDS_MAX, CREATION_SECONDS_MAX, DEVICE_TCTI
-from node.local.place import BACKLOG, SOCKET_MODE
+from node.local.place import BACKLOG, GATES, GATES_NAME, PUBLIC, Kind
 from tests.system.support.sandbox_probe import copy_of_unit
 
 HOME = Path(__file__).parent.parent.parent / "packaging/cascadia"
-SERVICE, SOCKET, PATH = "cascadia.service", "cascadia.socket", "cascadia-activated.path"
-UNITS = (SERVICE, SOCKET, PATH)
+SERVICE, SOCKET, GATES_SOCKET = "cascadia.service", "cascadia.socket", "cascadia-gates.socket"
+PATH = "cascadia-activated.path"
+UNITS = (SERVICE, SOCKET, GATES_SOCKET, PATH)
 Directives = dict[str, list[str]]
 
 EVIDENT = {"Description", "ExecStart", "ListenStream", "WantedBy", "Also"}
@@ -69,26 +71,36 @@ def test_a_directive_is_given_once_and_lines_are_short(name: str) -> None:
 
 
 def test_service_and_socket_need_the_same_state() -> None:
-    units = {name: _parsed(name)["Unit"] for name in (SERVICE, SOCKET)}
-    for key in ("ConditionDirectoryNotEmpty", "ConditionPathExists", "RequiresMountsFor"):
-        assert units[SERVICE][key] == units[SOCKET][key]
-    assert units[SOCKET]["StopPropagatedFrom"] == [SERVICE]
-    assert SOCKET in units[SERVICE]["Wants"]
+    units = {name: _parsed(name)["Unit"] for name in (SERVICE, SOCKET, GATES_SOCKET)}
+    for socket in (SOCKET, GATES_SOCKET):
+        for key in ("ConditionDirectoryNotEmpty", "ConditionPathExists", "RequiresMountsFor"):
+            assert units[SERVICE][key] == units[socket][key]
+        assert units[socket]["StopPropagatedFrom"] == [SERVICE]
+        assert socket in units[SERVICE]["Wants"][0].split()
 
 
 def test_paths_are_those_of_the_settings(service: Directives) -> None:
     config = Config()
     assert _parsed(SOCKET)["Socket"]["ListenStream"] == [str(config.socket)]
+    gates = _parsed(GATES_SOCKET)["Socket"]
+    assert gates["ListenStream"] == [str(config.socket.with_name(GATES_NAME))] == [gate.SOCKET]
+    assert gates["Service"] == [SERVICE]
     assert _parsed(PATH)["Path"] == {"PathChanged": [f"{config.state_dir}/current.json"], "Unit": [SERVICE]}
     assert [f"/var/lib/{each}" for each in service["StateDirectory"]] == [str(config.state_dir)]
     assert [f"/run/{each}" for each in service["RuntimeDirectory"]] == [str(config.socket.parent)]
     assert service["DeviceAllow"] == [f"{DEVICE_TCTI.removeprefix('device:')} rw"]
 
 
-def test_the_socket_is_as_the_agent_makes_it() -> None:
-    socket = _parsed(SOCKET)["Socket"]
-    assert socket["SocketMode"] == [f"{SOCKET_MODE:04o}"]
+@pytest.mark.parametrize(("name", "kind"), [(SOCKET, PUBLIC), (GATES_SOCKET, GATES)])
+def test_a_socket_is_as_the_agent_makes_it(name: str, kind: Kind) -> None:
+    socket = _parsed(name)["Socket"]
+    assert socket["SocketMode"] == [f"{kind.mode:04o}"]
     assert socket["Backlog"] == [str(BACKLOG)]
+
+
+def test_the_socket_of_the_gates_is_that_of_their_user(service: Directives) -> None:
+    socket = _parsed(GATES_SOCKET)["Socket"]
+    assert socket["SocketUser"] == _parsed("cascadia-gate@.service")["Service"]["User"] == service["User"]
 
 
 def test_the_credentials_are_those_that_the_agent_reads(service: Directives) -> None:

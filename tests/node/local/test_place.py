@@ -3,6 +3,9 @@
 import os
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from node.exits import Exit
-from node.local.place import OPEN, TIGHTENED, Place, SocketUnusable, listen
+from node.local.place import GATES, OPEN, PUBLIC, TIGHTENED, Place, SocketUnusable, listen
 
 NOBODY = 65534
 
@@ -33,6 +36,24 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
+
+
+def test_another_user_cannot_reach_the_socket_of_the_gates() -> None:
+    tried = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the other user gets to the socket
+        path = Path(folder) / "gates"
+        place = listen(path, kind=GATES)
+        path.chmod(0o666)  # somebody opens it
+        assert place.is_present()
+        assert mode(path) == 0o600
+        command = [sys.executable, "-IS", "-c", tried, str(path)]
+        subprocess.run(command, check=True)
+        refused = subprocess.run(
+            ["setpriv", f"--reuid={NOBODY}", "--clear-groups", *command], capture_output=True, text=True, check=False
+        )
+        place.socket.close()
+    assert "PermissionError" in refused.stderr
 
 
 @pytest.mark.usefixtures("umask")
@@ -210,11 +231,11 @@ def test_what_systemd_passes_must_be_the_socket_of_the_settings(tmp_path: Path) 
         (tmp_path / "file").open("w") as file,
     ):
         for descriptors, reason in (
-            ([elsewhere.fileno()], f"it listens at '{other}', and the setting `socket` is {path}"),
-            ([elsewhere.fileno(), elsewhere.fileno()], "it passed 2"),
+            ([elsewhere.fileno()], f"one listens at '{other}', and the setting `socket` is {path}"),
+            ([elsewhere.fileno(), elsewhere.fileno()], f"one listens at '{other}', one listens at '{other}'"),
             ([datagrams.fileno()], "no listening unix stream socket"),
             ([quiet.fileno()], "no listening unix stream socket"),
-            ([tcp.fileno()], "it listens at"),
+            ([tcp.fileno()], "one listens at"),
             ([file.fileno()], "Socket operation on non-socket"),
             ([999], "Bad file descriptor"),
         ):
@@ -222,6 +243,22 @@ def test_what_systemd_passes_must_be_the_socket_of_the_settings(tmp_path: Path) 
                 listen(path, descriptors)
             assert (caught.value.exit, "ListenStream=" in caught.value.next) == (Exit.USAGE, True)
             assert not path.exists()
+
+
+def test_each_of_two_passed_sockets_is_taken_by_its_path(tmp_path: Path) -> None:
+    with passed(tmp_path / "run" / "s") as public, passed(tmp_path / "run" / "gates") as gates:
+        both = [gates.fileno(), public.fileno()]
+        for name, kind, theirs in (("s", PUBLIC, public), ("gates", GATES, gates)):
+            place = listen(tmp_path / "run" / name, both, kind)
+            assert place.socket.getsockname() == theirs.getsockname()
+            place.socket.close()
+
+
+def test_the_gates_get_a_socket_when_systemd_passes_the_public_one_alone(tmp_path: Path) -> None:
+    with passed(tmp_path / "run" / "s") as public:
+        place = listen(tmp_path / "run" / "gates", [public.fileno()], GATES)
+        assert (place.is_present(), mode(tmp_path / "run" / "gates")) == (True, 0o600)
+        place.socket.close()
 
 
 def test_a_socket_of_systemd_in_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:

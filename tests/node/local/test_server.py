@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +22,10 @@ import trio.testing
 
 from node.clock import utc_now
 from node.conditions import Conditions
+from node.gating.question import AgentSocket
 from node.local.messages import Answer, Request, problem
-from node.local.place import Place, listen
-from node.local.server import serve
+from node.local.place import GATES, Place, listen
+from node.local.server import Serving, serve, servings
 from tests.waiting import until
 
 
@@ -217,6 +218,39 @@ async def test_idle_connections_of_five_users_silence_neither_root_nor_another_u
         assert body(await exchange(tmp_path / "s", get("/")))["privileged"] is privileged
     for stream in held:
         await stream.aclose()
+
+
+async def test_a_gate_is_answered_while_the_queue_of_the_public_socket_is_full(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    public = listen(tmp_path / "s")  # nothing accepts there
+    gates = Serving(tmp_path / "gates.sock", echo, Conditions(utc_now), kind=GATES)
+    nursery.start_soon(gates.run)
+    await until("the socket of the gates", (tmp_path / "gates.sock").is_socket)
+    with ExitStack() as held:
+        held.enter_context(public.socket)
+        full = False
+        while not full:
+            link = held.enter_context(socket.socket(socket.AF_UNIX))
+            link.setblocking(False)
+            full = link.connect_ex(str(tmp_path / "s")) == errno.EAGAIN
+        status, document = await trio.to_thread.run_sync(AgentSocket(str(tmp_path / "gates.sock")).ask, "/v1/x", 5.0)
+        assert (status, document["path"]) == (200, "/v1/x")
+
+
+async def test_without_a_socket_for_the_gates_the_public_one_answers_until_it_can_be_made(
+    tmp_path: Path, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    (tmp_path / "gates.sock").mkdir()
+    conditions = Conditions(utc_now)
+    for loop in servings(tmp_path / "s", echo, conditions).values():
+        nursery.start_soon(loop)
+    await until("the condition", lambda: [each.code for each in conditions.current()] == ["gates_socket_unusable"])
+    assert body(await exchange(tmp_path / "s", get("/")))["path"] == "/"
+    (tmp_path / "gates.sock").rmdir()
+    await until("the socket of the gates", (tmp_path / "gates.sock").is_socket)
+    assert body(await exchange(tmp_path / "gates.sock", get("/")))["path"] == "/"
+    await until("its end", lambda: conditions.current() == ())
 
 
 async def test_the_longest_idle_connection_of_the_user_who_holds_most_pays(
