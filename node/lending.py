@@ -79,7 +79,7 @@ class Lending:
         """Release the lock, and wait until the command has had the state. Raises nothing.
 
         Nothing of the agent may use the state any more. A piece of disk work that was cancelled is waited for. A
-        condition says that the state is lent: a command can wait for an operator, for days.
+        condition says that the state is lent.
         """
         try:
             await on_disk(lambda: None, seconds_max=self._disk_seconds)
@@ -90,9 +90,7 @@ class Lending:
             return
         self._release()
         log.info("a command of root uses the state; the agent answers from its memory")
-        conditions.report(
-            StateLent.code, LENT, "Let the command end. `cascadia activate --no-wait` waits for no approval."
-        )
+        conditions.report(StateLent.code, LENT, "Let the command end.")
         self._lent.set()
         await self._until_returned()
         self.has_returned = True

@@ -87,6 +87,7 @@ async def _tpm(config: Config) -> AsyncIterator[Any]:
 
 
 async def _activate(config: Config, args: "Namespace") -> int:
+    from node.cli.approval import carried_out
     from node.cli.starting import starts_by_itself, to_person, wait_for_agent
     from node.cli.user import become_agent_user
     from node.clock import utc_now
@@ -104,10 +105,12 @@ async def _activate(config: Config, args: "Namespace") -> int:
 
     async def work(state: Any, tpm: Any) -> Any:
         in_software = config.identity == "software"
-        wait = not args.no_wait
-        return await activate(state, tpm, given, utc_now, say, in_software=in_software, wait=wait)
+        return await activate(state, tpm, given, utc_now, say, in_software=in_software, wait=False)
 
-    snapshot = (await _with_state(config, work, creates=True)).snapshot()
+    async def attempt() -> Any:
+        return await _with_state(config, work, creates=True)
+
+    snapshot = (await (attempt() if args.no_wait else carried_out(config, attempt, say))).snapshot()
     document = msgspec.to_builtins(license_document(snapshot))
     print_document(document, args.json, human_license)
     if starts_by_itself(config):

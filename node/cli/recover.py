@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
 
 from node.cli import recovery_document as documents
+from node.cli.approval import until_decided
 from node.cli.borrowing import owned
 from node.cli.recovery_document import RecoverDocument
 from node.cli.show import emit, print_document
@@ -149,6 +150,10 @@ class _Person:
         self._as_json = as_json
         self._asks = asks
 
+    def silent(self) -> "_Person":
+        """The same person, who is not asked again."""
+        return _Person(self._as_json, asks=False)
+
     def say(self, text: str) -> None:
         """Tell a step that takes longer."""
         if not self._as_json:
@@ -171,7 +176,32 @@ class _Person:
 
 
 async def _without_agent(config: Config, tpm: Tpm, asked: Asked, node: str, person: _Person) -> RecoverDocument:
-    """Find out, and do the right thing. The state directory is made only for a recovery."""
+    """Find out, and do the right thing, again after a wait for an approval."""
+    while isinstance(done := await _attempt(config, tpm, asked, node, person), _Pause):
+        recovery = done.pending.waits.recovery
+        if recovery is msgspec.UNSET:
+            raise done.pending
+        if not asked.wait:
+            return documents.waiting(done.looked.found, done.way, recovery, done.pending)
+        # The state is free: an agent can continue the recovery too, and the first of both stores its end.
+        try:
+            await until_decided(config, done.pending, person.say)
+        except NodeError as error:
+            return _failed(done.looked, done.way, error)
+        person = person.silent()
+    return done
+
+
+class _Pause(NamedTuple):
+    """An attempt that waits for an approval, and what it has found."""
+
+    looked: Look
+    way: Plan
+    pending: ApprovalPending
+
+
+async def _attempt(config: Config, tpm: Tpm, asked: Asked, node: str, person: _Person) -> RecoverDocument | _Pause:
+    """Find out, and do the right thing once. The state directory is made only for a recovery."""
     state = State(config.state_dir)
     async with AsyncExitStack() as held:
         if exists(config.state_dir):
@@ -198,11 +228,10 @@ async def _without_agent(config: Config, tpm: Tpm, asked: Asked, node: str, pers
             else:
                 if not exists(config.state_dir):
                     await held.enter_async_context(owned(config, state))
-                licence = await recover(state, tpm, looked.found, way, utc_now, person.say, asked)
+                once = msgspec.structs.replace(asked, wait=False)
+                licence = await recover(state, tpm, looked.found, way, utc_now, person.say, once)
         except ApprovalPending as error:
-            if error.waits.recovery is msgspec.UNSET:
-                raise
-            return documents.waiting(looked.found, way, error.waits.recovery, error)
+            return _Pause(looked, way, error)
         except (NodeError, TpmError) as error:
             return _failed(looked, way, error)
         return documents.licence_outcome(licence.snapshot(), looked.found, way)

@@ -269,6 +269,10 @@ class Enrolment:
             answer = await approval.until_approved(
                 partial(self._send_proof, pending), partial(self._store_wait, pending), self._say, wait=self._wait
             )
+        except approval.ApprovalPending as pauses:
+            sent = await on_disk(identities.load_activation)
+            pauses.ask = partial(self._ask, sent or pending)
+            raise
         except api.CloudRefused:
             # After any refusal this proof can succeed no more.
             with suppress(StateError):
@@ -331,6 +335,12 @@ class Enrolment:
             await self._staged.keep()
         return answer
 
+    async def _ask(self, pending: PendingActivation) -> Activated | AwaitedApproval:
+        """Send the stored proof once, and store nothing: another process may own the state."""
+        trusted = self._trust.value
+        async with api.connect(trusted.bundle, trusted.urls, "fabric", self._state.time.window) as service:
+            return await self._prove_key(service, pending)
+
     async def _store_wait(self, pending: PendingActivation, waiting: ApprovalWait) -> None:
         """Store that the activation waits for an operator. Raises StateError."""
         stored = await on_disk(self._state.identities.load_activation) or pending
@@ -340,20 +350,24 @@ class Enrolment:
 
     async def _send(self, service: api.Service, pending: PendingActivation) -> Activated | AwaitedApproval:
         """Send the stored proof. A cloud of an earlier release refuses its later fields, and gets it without them."""
+        try:
+            return await self._prove_key(service, pending)
+        except api.CloudRefused as refusal:
+            if pending.node_key.in_software or refusal.code != "invalid":
+                raise
+            proof = json_decode(pending.proof, ProveActivation)
+            first = msgspec.structs.replace(proof, held_generation=msgspec.UNSET, pcr_quote=msgspec.UNSET)
+            if proof == first:
+                raise
+            changed = msgspec.structs.replace(pending, proof=json_encode(first))
+            await on_disk(partial(self._state.identities.save_activation, changed))
+            return await self._prove_key(service, changed)
+
+    async def _prove_key(self, service: api.Service, pending: PendingActivation) -> Activated | AwaitedApproval:
+        """Send a proof as it is."""
         with fault_point("node.activation.prove"):
-            if pending.node_key.in_software:
-                return await service.prove_activation(pending.activation, pending.proof, in_software=True)
-            try:
-                return await service.prove_activation(pending.activation, pending.proof)
-            except api.CloudRefused as refusal:
-                proof = json_decode(pending.proof, ProveActivation)
-                first = msgspec.structs.replace(proof, held_generation=msgspec.UNSET, pcr_quote=msgspec.UNSET)
-                if refusal.code != "invalid" or proof == first:
-                    raise
-                plain = json_encode(first)
-                changed = msgspec.structs.replace(pending, proof=plain)
-                await on_disk(partial(self._state.identities.save_activation, changed))
-                return await service.prove_activation(pending.activation, plain)
+            in_software = pending.node_key.in_software
+            return await service.prove_activation(pending.activation, pending.proof, in_software=in_software)
 
     def _check_generation(self, answer: Activated) -> None:
         """Check that the new generation is above the present one. Raises OtherNode, NotAbove, StateError."""

@@ -208,6 +208,8 @@ class Fabric:
         self.knows_recovery = True
         """Whether a start may have the field `recovery`. A cloud of an earlier release refuses the field."""
         self.awaited: AwaitedRecovery | None = None
+        self.decides: Callable[[str], Reply | None] | None = None
+        """Gets the id of an activation whose proof has come. Returns an answer, or None for the usual one."""
         """What a recovery waits for. None lets it go on."""
         self.trust_versions: list[int | msgspec.UnsetType] = []
         """The versions of the trust that session proofs and requests for the statement have reported."""
@@ -579,6 +581,8 @@ class Fabric:
                 return problem("invalid")
             if proof.secret != exchange.secret:
                 return problem("challenge_failed")
+            if self.decides is not None and (decided := self.decides(activation)) is not None:
+                return decided
             if exchange.recovers and self.awaited is not None:
                 ends = self.awaited.decide_by
                 wait = AwaitedApproval(ActivationId(activation), utc_now(), ends, 10, recovery=self.awaited)

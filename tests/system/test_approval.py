@@ -54,12 +54,15 @@ def test_a_machine_waits_for_a_person_through_restarts_of_both_sides(
     assert cloud.run("activation", "show", str(found["id"]))["state"] == "confirmed"
     (entry,) = [each for each in cloud.run("audit", "list") if each["action"] == "activation.approved"]
     assert (entry["object"], entry["detail"]["reason"]) == (found["id"], "seen on site")
-    # A further activation waits beside the licence in force.
-    again = machine.run("activate", str(file), "--no-wait", expect=WAITS)["error"]
-    assert again["code"] == "approval_pending"
+    # A further activation waits beside the licence in force, and the agent has its state back.
     with ended(machine):
         machine.up()
+        process = machine.start("activate", str(file), "--json")
+        wait_until("the second activation", lambda: cloud.run("activation", "list"))
+        wait_until("the agent at its work", lambda: machine.run("renew", expect=None).get("state") == "active")
+        assert process.running
         assert machine.granted()
+        process.kill()
     assert "approval_pending" in [each["code"] for each in machine.run("status")["conditions"]]
     second = waiting(cloud)
     assert (second["matched"], second["node"]) == ("chip", entry["detail"].get("node", second["node"]))
