@@ -34,6 +34,7 @@ _ID_PREFIXES = {
     "CodeId": "code",
     "TokenId": "tok",
     "AirgapRequestId": "agr",
+    "EventId": "evt",
     "RecoveryId": "rcv",
     "RecoveryCodeId": "rcc",
 }
@@ -220,7 +221,7 @@ def example(struct: Any, values: Mapping[str, Any]) -> Any:
     Raises msgspec.ValidationError when `values` has a value of another type.
     """
     made = _example(types.type_info(struct), values, "", {})
-    msgspec.convert(made, struct, strict=True)
+    msgspec.json.decode(msgspec.json.encode(made), type=struct, strict=True)
     return made
 
 
@@ -247,6 +248,8 @@ def _example(info: types.Type, values: Mapping[str, Any], field: str, hints: Map
             return {"name": _example(info.value_type, values, "", {})}
         case types.StrType():
             return field or "text"
+        case types.RawType():
+            return values.get(field, {})
         case _:
             return _PLAIN_EXAMPLES.get(type(info))
 

@@ -86,6 +86,16 @@ _KINDS = (
         "Read the object, and send its ETag in If-Match.",
     ),
     ProblemKind("invalid", 422, "A value is not allowed", "Correct the named value and send the request again."),
+    # Events.
+    ProblemKind(
+        "cursor_foreign",
+        400,
+        "The text is not a cursor of this service's feed",
+        "Use a cursor that this service has answered, or read the snapshot.",
+    ),
+    ProblemKind(
+        "cursor_gone", 410, "The feed cannot go on from this cursor", "Read the snapshot, and follow from its cursor."
+    ),
     # The caller.
     ProblemKind("peer_required", 401, "A client certificate is needed here", "Connect with a session certificate."),
     ProblemKind("peer_refused", 403, "This caller is not admitted here", "Use an identity that this route admits."),
@@ -246,6 +256,8 @@ Code = Literal[
     "changed_since_read",
     "if_match_required",
     "invalid",
+    "cursor_foreign",
+    "cursor_gone",
     "peer_required",
     "peer_refused",
     "operator_required",

@@ -21,7 +21,7 @@ _FILE = re.compile(r"`((?:protocol|node|cloud|lab|demo|benchmarks|tests|tools|do
 
 SQL = re.compile(r"\s*(?:\{\} )?(?:SELECT|INSERT|UPDATE|DELETE|WITH|EXISTS|NOT EXISTS|UNION|WHERE|ON CONFLICT)\b")
 SQL_CALLS = {"sql", "Statement", "WhereRaw", "QueryString"}
-SQL_CALLS_MAX = 7
+SQL_CALLS_MAX = 12
 """The number of calls today. Before you raise it, check whether Piccolo can express the query."""
 
 HTTP_DECORATORS = {"get", "post", "put", "patch", "delete", "head", "route"}

@@ -135,6 +135,7 @@ def _breakwater(
         parts.root_crls,
         parts.root_crl_watch,
     ).attach()
+    parts.events.gauges.attach(parts.metrics.registry)
     trust = parts.authorities.peer_trust
     admission = Admission(shared_networks=settings.admission.shared_networks, factor=settings.admission.factor)
     parts.metrics.registry.count_refusals(admission)
@@ -166,6 +167,7 @@ def _breakwater(
             parts.ocsp_responder.run,
             every(FLUSH_SECONDS, "refusals", refusal_audit.flush),
             *background.tasks(),
+            *parts.events.tasks(),
         ),
         readiness=parts.readiness,
     )

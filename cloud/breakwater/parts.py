@@ -36,6 +36,9 @@ from cloud.breakwater.settings import BreakwaterSettings, CrlSettings
 from cloud.breakwater.store import Stores, stores_over
 from cloud.breakwater.store.audit import AuditRow
 from cloud.crypto.keyfile import read_passphrase
+from cloud.events.parts import SERVICES as EVENT_SERVICES
+from cloud.events.parts import EventParts, make_event_parts
+from cloud.events.settings import EventSettings
 from cloud.http.metrics import Metrics
 from cloud.http.readiness import Readiness
 from cloud.storage import ServiceEngine
@@ -55,6 +58,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     base: Path = Path()
     crl: CrlSettings = CrlSettings()
     limits_factor: float = 1.0
+    events: EventSettings = EventSettings()
 
 
 def sources_of(settings: BreakwaterSettings) -> Sources:
@@ -68,6 +72,7 @@ def sources_of(settings: BreakwaterSettings) -> Sources:
         base=Path(settings.base),
         crl=settings.crl,
         limits_factor=settings.admission.factor,
+        events=settings.events,
     )
 
 
@@ -77,6 +82,7 @@ class Parts:
 
     stores: Stores
     entries: AuditEntries[AuditRow]
+    events: EventParts
     metrics: IssuerMetrics
     keys: Keys
     signer: Signer
@@ -98,7 +104,8 @@ class Parts:
 
     def services(self) -> dict[str, object]:
         """Return the use cases for handlers, by the name of the handler's parameter."""
-        return {name: getattr(self, name) for name in SERVICES}
+        own = {name: getattr(self, name) for name in SERVICES if name not in EVENT_SERVICES}
+        return {**own, **self.events.services()}
 
 
 SERVICES = (
@@ -110,6 +117,7 @@ SERVICES = (
     "ocsp_responder",
     "public_crls",
     "readiness",
+    *EVENT_SERVICES,
 )
 """The names in `Parts.services`. They are known before the database is open."""
 
@@ -134,21 +142,13 @@ async def open_parts(
         signer = signer or Signer()
         stores = stores_over(engine)
         entries = AuditEntries(AuditRow, now, entropy)
+        events = make_event_parts(engine, "breakwater", now, entropy, sources.events)
         authorities = await load_authorities(
             stores.authorities, keys, signer, sources.trust_domain, now, entries, adopt_from=sources.directory
         )
         metrics = IssuerMetrics(Metrics("breakwater"))
         executor = OrderExecutor(stores.issuance, authorities, signer, metrics, now)
-        issuing = Issuing(
-            store=stores.issuance,
-            authorities=authorities,
-            places=Places(stores.shards, sources.pki_url),
-            executor=executor,
-            trust_domain=sources.trust_domain,
-            now=now,
-            entropy=entropy,
-            limits_factor=sources.limits_factor,
-        )
+        issuing = _issuing(stores, sources, authorities, executor, now, entropy)
         crl_publisher = CrlPublisher(
             stores.shards, authorities, signer, sources.pki_url, sources.crl, now, poll_seconds_of(engine)
         )
@@ -164,6 +164,7 @@ async def open_parts(
         yield Parts(
             stores=stores,
             entries=entries,
+            events=events,
             metrics=metrics,
             keys=keys,
             signer=signer,
@@ -185,3 +186,23 @@ async def open_parts(
         )
     finally:
         await keys.aclose()
+
+
+def _issuing(
+    stores: Stores,
+    sources: Sources,
+    authorities: Authorities,
+    executor: OrderExecutor,
+    now: Callable[[], datetime],
+    entropy: Callable[[int], bytes],
+) -> Issuing:
+    return Issuing(
+        store=stores.issuance,
+        authorities=authorities,
+        places=Places(stores.shards, sources.pki_url),
+        executor=executor,
+        trust_domain=sources.trust_domain,
+        now=now,
+        entropy=entropy,
+        limits_factor=sources.limits_factor,
+    )

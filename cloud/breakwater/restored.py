@@ -3,7 +3,7 @@
 Serials are random. The number of a CRL is at least the time in milliseconds, so it is higher than every number of the
 time before the restore. Numbers of the revocation feed are counted, so the counter moves ahead by `FEED_GAP`: a service
 that has read the feed after the backup misses no later revocation. A one-time secret that was used after the backup
-could be used again, so every secret ends.
+could be used again, so every secret ends. Events get another epoch.
 """
 
 import os
@@ -12,6 +12,7 @@ from datetime import datetime
 from cloud.audit import SYSTEM, AuditEntries
 from cloud.breakwater.store.audit import AuditRow
 from cloud.breakwater.store.restored import RestoredStore
+from cloud.events.epoch import raise_epoch
 from cloud.storage import ServiceEngine
 
 FEED_GAP = 1_000_000
@@ -22,4 +23,6 @@ async def mark_restored(engine: ServiceEngine, now: datetime, made_at: datetime,
     """Mark the database as restored. `made_at` and `parts` describe the backup. Raises StorageError."""
     entries = AuditEntries(AuditRow, lambda: now, os.urandom)
     entry = entries.make(SYSTEM, "installation.restore", detail=f"backup of {made_at.isoformat()}, parts: {parts}")
-    await RestoredStore(engine).mark(now, FEED_GAP, entry)
+    async with engine.transaction():
+        await RestoredStore(engine).mark(now, FEED_GAP, entry)
+        await raise_epoch(engine, now)

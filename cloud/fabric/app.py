@@ -106,6 +106,7 @@ async def opened(
             service_certificates=connections.service_certificates,
             trust_changed=connections.trust_changed,
             limits_factor=settings.admission.factor,
+            events=settings.events,
         )
         async with aclosing(connections):
             parts = make_parts(stores, ports, await read_secrets(stores.installation, entropy))
@@ -139,6 +140,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
     )
     services, metrics = parts.services(), Metrics("fabric")
     metrics.count_refusals(admission)
+    parts.events.gauges.attach(metrics)
     api, repository = make_api(guard, services, metrics), make_repository(guard, services)
 
     doorbell, room = Doorbell(parts.stores.engine, now), parts.shared.wake_room
@@ -163,6 +165,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
             connections.follow_revocations,
             connections.learn_breakwater_certificate,
             connections.identity.run,
+            *parts.events.tasks(),
         ),
         readiness=parts.readiness,
     )

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from cloud.audit import AuditEntries
+from cloud.events.parts import SERVICES as EVENT_SERVICES
+from cloud.events.parts import EventParts, make_event_parts
 from cloud.fabric.airgap_parts import AirgapParts, make_airgap_parts
 from cloud.fabric.background import (
     AUDIT_SECONDS,
@@ -83,6 +85,7 @@ class Parts:
 
     stores: Stores
     current_trust: CurrentTrust
+    events: EventParts
     shared: Shared
     operators: OperatorParts
     nodes: NodeParts
@@ -96,7 +99,8 @@ class Parts:
         """The parts that handlers take, keyed by the name of the handler's parameter."""
         groups = (self.operators, self.nodes, self.trust, self.airgap, self.restored)
         parts = {each.name: getattr(group, each.name) for group in groups for each in fields(group)}
-        return {**parts, "repository": self.stores.repository, "readiness": self.readiness}
+        further = {"repository": self.stores.repository, "readiness": self.readiness}
+        return {**parts, **self.events.services(), **further}
 
 
 SERVICES = (
@@ -105,6 +109,7 @@ SERVICES = (
         for group in (OperatorParts, NodeParts, TrustParts, AirgapParts, RestoredParts)
         for each in fields(group)
     ),
+    *EVENT_SERVICES,
     *("repository", "readiness"),
 )
 """The keys of `Parts.services`, available before a database is open."""
@@ -113,8 +118,10 @@ SERVICES = (
 def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
     """Make all parts and connect them. Starts nothing."""
     audit = AuditLog(entries=AuditEntries(AuditRow, ports.now, ports.entropy), store=stores.audit)
+    events = make_event_parts(stores.engine, "fabric", ports.now, ports.entropy, ports.events)
     shared = Shared(
         audit=audit,
+        outbox=events.outbox,
         acting=Acting(now=ports.now, begin=stores.transaction, tokens=stores.tokens),
         rights=Rights(
             now=ports.now,
@@ -149,6 +156,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
     return Parts(
         stores=stores,
         current_trust=ports.current_trust,
+        events=events,
         shared=shared,
         operators=_operator_parts(stores, ports, shared, nodes.case_decisions),
         nodes=nodes,

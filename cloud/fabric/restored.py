@@ -1,12 +1,14 @@
 """Use case: Fabric's part of a restore. It marks the database, and ends what may have been revoked after the backup.
 
-The new epoch orders all later statements above those of the time before the restore. Tokens that were revoked after the
-backup would be valid again, so every token is revoked and the operator gets a new one.
+The new epoch orders all later statements above those of the time before the restore. Events get an epoch of their own.
+Tokens that were revoked after the backup would be valid again, so every token is revoked and the operator gets a new
+one.
 """
 
 from datetime import datetime
 
 from cloud.audit import SYSTEM, AuditEntries
+from cloud.events.epoch import raise_epoch
 from cloud.fabric.entropy import system_entropy
 from cloud.fabric.service.operators.tokens import new_token
 from cloud.fabric.store import stores_over
@@ -35,6 +37,7 @@ async def mark_restored(engine: ServiceEngine, now: datetime, made_at: datetime,
         await stores.installation.set(RESTORED_AT, now.isoformat().encode())
         await stores.installation.set(RESTORED_FROM, made_at.isoformat().encode())
         await stores.installation.set(RESTORED_PARTS, parts.encode())
+        await raise_epoch(engine, now)
         await stores.tokens.revoke_all(now)
         row, secret = new_token(system_entropy, now, TOKEN_NAME, None)
         await stores.tokens.insert(row)

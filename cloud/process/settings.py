@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeVar
 import msgspec
 
 from cloud.crypto.keyfile import passed_credential, secret_path
+from cloud.events.settings import EventSettings
 from cloud.storage.location import Location, PostgresLocation
 from protocol.encoding import json_encode
 
@@ -124,6 +125,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     listeners: tuple[ListenerSettings, ...] = (ListenerSettings(),)
     database: DatabaseSettings = DatabaseSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    events: EventSettings = EventSettings()
     passphrase_file: str = "passphrase"  # noqa: S105  (a file's name)
     key_files: tuple[str, ...] = ()
     base: str = ""

@@ -98,13 +98,15 @@ class Transaction:
     back, even if the exception is caught. So half a change is never committed.
     """
 
-    __slots__ = ("_depth", "_doomed", "_engine", "_owner", "_patience", "_session", "_token", "hints", "locks")
+    __slots__ = ("_depth", "_doomed", "_engine", "_owner", "_patience", "_session", "_token", "calls", "hints", "locks")
 
     def __init__(self, engine: ServiceEngine, locks: Locks, patience: float | None = None) -> None:
         self._engine = engine
         self.locks = locks
         self.hints: list[str] = []
         """Hints that are sent after the commit."""
+        self.calls: dict[Callable[[], None], None] = {}
+        """Functions that are called after the commit, each once."""
         self._patience = patience
         self._session: Session | None = None
         self._owner: asyncio.Task[Any] | None = None
@@ -183,6 +185,8 @@ class Transaction:
                 # no harm.
                 for hint in self.hints:
                     self._engine.backend.hint(hint)
+                for call in self.calls:
+                    call()
             return False
         await session.rollback()
         if exception_type is None:
@@ -315,6 +319,31 @@ class ServiceEngine:
         if current is not None:
             return await current.run(sql, bound)
         return await self.backend.browse(sql, bound)
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether the running task has an open transaction."""
+        return self._current() is not None
+
+    @property
+    def commits_in_order(self) -> bool:
+        """Whether transactions run one after the other, so that their rows become visible in the order of the inserts.
+
+        It is so on SQLite, which has one writer.
+        """
+        return self.engine_type == "sqlite"
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call a function of this process after the commit of the task's transaction, or at once without one.
+
+        The function only wakes work: it may be called although nothing was committed. Several requests for the same
+        function in one transaction are one call.
+        """
+        current = self._current()
+        if current is not None:
+            current.calls[call] = None
+        else:
+            call()
 
     @property
     def sends_hints(self) -> bool:

@@ -22,7 +22,7 @@ from tests.system.support.fault_walk.site import Lane
 KILL_SECONDS = 0.5
 CHECK_SECONDS = 1.0
 
-_NAME = re.compile(r"(node|fabric|breakwater|backup|restore)\.[a-z]+\.[a-z_]+")
+_NAME = re.compile(r"(node|events|fabric|breakwater|backup|restore)\.[a-z]+\.[a-z_]+")
 _EFFECTS = {
     "node": {
         *("write_atomic", "write_directory", "remove_file", "remove_directory", "rename_file"),
@@ -40,6 +40,9 @@ _EFFECTS = {
     "cloud/backup": {
         *("write_secret", "os.link", "begin_loading", "load", "end_loading", "unmark"),
         *("breakwater.mark_restored", "fabric.mark_restored", "self.marker_file.unlink"),
+    },
+    "cloud/events": {
+        *("self._store.insert", "self._store.place", "self._store.purge", "store.begin", "store.set_epoch"),
     },
     "cloud/mtls": {"write_key", "write_secret", "self._issuer.reenroll", "sync_directory"},
 }
@@ -65,6 +68,7 @@ _OTHERWISE = {
     "cloud/fabric/bootstrap.py": "cascade init, before there is a cloud",
     "cloud/fabric/restored.py": "the restore has the fault point, restore.service.mark",
     "cloud/breakwater/restored.py": "the same",
+    "cloud/events/epoch.py:raise_epoch": "the same",
     "cloud/fabric/service/nodes/replaced.py:_raise": "one transaction; the replaced machine asks again",
     "cloud/fabric/service/recovery/refusals.py:_note": "the audit entry of a refusal, which holds without it",
     "cloud/fabric/service/nodes/clones.py:suspect": "one transaction; the sessions that show the suspicion come again",
@@ -179,12 +183,15 @@ def test_every_fault_point_of_node_and_fabric_has_a_scenario() -> None:
 
 
 def test_each_fault_point_of_node_and_fabric_is_walked_here_and_by_the_drill() -> None:
-    """`test_issuer_walk.py` walks the fault points of Breakwater, `tests/cloud/backup/test_walk.py` those of backups."""
+    """`test_issuer_walk.py` walks the fault points of Breakwater, `tests/cloud/backup/test_walk.py` those of backups.
+
+    `tests/cloud/events/test_walk.py` walks those of events.
+    """
     points = set(points_in_code("node", "fabric"))
     assert points <= {case.point for chain in kept_chains() for case in chain.cases}
     stages = {(point, stage) for point in points for stage in ("before", "after")}
     assert stages <= {(case.point, case.stage) for case in all_cases()}
-    assert set(points_in_code()) == set(points_in_code("node", "fabric", "breakwater", "backup", "restore"))
+    assert set(points_in_code()) == set(points_in_code("node", "fabric", "breakwater", "backup", "restore", "events"))
 
 
 @pytest.fixture(scope="session")

@@ -382,6 +382,7 @@ def woken(world: World) -> bool:
     "fabric POST /v1/node/statement",
     "fabric GET /v1/tenants",
     "breakwater GET /v1/revocations",
+    "fabric GET /v1/changes",
     "breakwater POST /v1/generations/open",
 ])  # fmt: skip
 def test_chosen_routes_ignore_each_header_sent_alone(world: World, name: str) -> None:

@@ -5,6 +5,7 @@ from litestar import Router
 from cloud.breakwater.errors import IssuerError
 from cloud.breakwater.routes import certificates, est, generations, health, public, revocations
 from cloud.breakwater.routes.problems import refuse
+from cloud.events import routes as events
 
 
 def routes() -> list[Router]:
@@ -14,6 +15,7 @@ def routes() -> list[Router]:
         *certificates.HANDLERS,
         *est.HANDLERS,
         *revocations.HANDLERS,
+        *events.HANDLERS,
         *health.HANDLERS,
     ]
     return [Router(path="/", route_handlers=handlers, exception_handlers={IssuerError: refuse})]

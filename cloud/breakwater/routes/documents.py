@@ -2,6 +2,7 @@
 
 from cloud.breakwater.routes import public_routes, routes
 from cloud.breakwater.routes.problems import CODES
+from cloud.events.routes import TAG as EVENTS
 from cloud.http.openapi import Api, ApiDocument, Tag
 
 EXAMPLES = {
@@ -27,6 +28,7 @@ API = Api(
         Tag("certificates", "Fabric orders certificates for nodes.", ("/v1/certificates",)),
         Tag("est", "Enrolment over Secure Transport (RFC 7030).", ("/.well-known/est",)),
         Tag("revocations", "Services learn which certificates of services are revoked.", ("/v1/revocations",)),
+        EVENTS,
         Tag("service", "State of the service.", ("/healthz", "/readyz")),
     ),
     codes=CODES,

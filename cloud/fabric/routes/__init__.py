@@ -2,6 +2,7 @@
 
 from litestar import Router
 
+from cloud.events import routes as events
 from cloud.fabric.errors import FabricError
 from cloud.fabric.routes import (
     activation,
@@ -37,6 +38,7 @@ def routes() -> list[Router]:
         *airgap.HANDLERS,
         *trust.HANDLERS,
         *restored.HANDLERS,
+        *events.HANDLERS,
         *health.HANDLERS,
     ]
     return [Router(path="/", route_handlers=handlers, exception_handlers={FabricError: refuse})]

@@ -1,5 +1,6 @@
 """Values: the API documents of Fabric, one a listener."""
 
+from cloud.events.routes import TAG as EVENTS
 from cloud.fabric.errors import CODES
 from cloud.fabric.routes import repository_routes, routes
 from cloud.http.openapi import Api, ApiDocument, Tag, show_schema
@@ -111,6 +112,7 @@ API = Api(
         Tag("tokens", "Operators' tokens.", ("/v1/tokens",)),
         Tag("audit", "Who did what.", ("/v1/audit",)),
         Tag("trust", "The published trust and its adoption.", ("/v1/trust",)),
+        EVENTS,
         Tag("service", "State and description of the service.", ("/healthz", "/readyz", "/schema")),
     ),
     codes=CODES,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 
+from cloud.events.outbox import Outbox
+from cloud.events.settings import EventSettings
 from cloud.fabric.attestation.verifier import TpmVerifier, Verifier
 from cloud.fabric.entropy import Entropy
 from cloud.fabric.issuer import Issuer
@@ -49,6 +51,7 @@ class Ports:
     verifier: Verifier = field(default_factory=TpmVerifier)
     limits_factor: float = 1.0
     """Multiplies the limits of sessions, activations and renewals."""
+    events: EventSettings = field(default_factory=EventSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class Shared:
     """Parts that use cases of every subject share."""
 
     audit: AuditLog
+    outbox: Outbox
     audit_retention: AuditRetention
     acting: Acting
     rights: Rights

@@ -31,6 +31,14 @@ _TABLES = {
     ),
     "postgres": Statement("SELECT tablename AS name FROM pg_tables WHERE schemaname = current_schema() ORDER BY name"),
 }
+_NUMBERED = Statement(
+    """SELECT found."table", found."column", found.sequence FROM (
+        SELECT c.relname::text AS "table", a.attname::text AS "column",
+            pg_get_serial_sequence(quote_ident(c.relname), a.attname) AS sequence
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace
+    ) AS found WHERE found.sequence IS NOT NULL"""
+)
 
 
 @asynccontextmanager
@@ -108,12 +116,25 @@ def _insert(engine: ServiceEngine, shape: Shape, count: int) -> str:
     return f'INSERT INTO "{shape.table}" ({shape.names}) VALUES {places}'  # noqa: S608  (the catalog's names)
 
 
+async def _continue_numbers(engine: ServiceEngine) -> None:
+    """Let columns that number their rows continue after the highest loaded number. SQLite does so by itself."""
+    if engine.engine_type == "sqlite":
+        return
+    for row in await engine.fetch(_NUMBERED):
+        # The names come from the catalog of the database.
+        highest = f'(SELECT COALESCE(MAX("{row["column"]}"), 0) + 1 FROM "{row["table"]}")'  # noqa: S608
+        await engine.fetch(Statement(f"SELECT setval({{sequence}}, {highest}, false)"), sequence=row["sequence"])
+
+
 async def end_loading(service: str, location: Location, engine: ServiceEngine) -> list[str]:
     """Run the migrations that the backup did not have, in one transaction. Return their ids. The mark stays.
+
+    Numbers that the database gives to rows continue.
 
     Raises MigrationFailed, StorageError.
     """
     async with engine.transaction():
+        await _continue_numbers(engine)
         return await migrate_on(service, location, engine)
 
 

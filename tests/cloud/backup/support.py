@@ -28,6 +28,8 @@ CHANGED = {
     ("fabric", "installation"),
     ("fabric", "operator_token"),
     ("fabric", "audit"),
+    ("fabric", "event_state"),
+    ("breakwater", "event_state"),
     ("breakwater", "counter"),
     ("breakwater", "enrolment"),
     ("breakwater", "audit"),

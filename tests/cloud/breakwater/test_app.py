@@ -92,4 +92,7 @@ async def test_the_unit_yields_both_listeners_and_every_background_task(homes: t
             "usage",
             "purge",
             "root CRLs",
+            "Sequencer.run",
+            "ChangeFeed.close_at_stop",
+            "events purge",
         ]

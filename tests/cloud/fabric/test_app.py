@@ -9,12 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cloud.contracts.events import PATH_CHANGES, PATH_SNAPSHOT, Changes
 from cloud.fabric import schemas
 from cloud.fabric.app import opened
 from cloud.fabric.settings import FabricSettings
-from cloud.http.guard import ANONYMOUS, NODE, OPERATOR, routes_of
+from cloud.http.guard import ANONYMOUS, NODE, OPERATOR, Admitted, routes_of, service
+from cloud.mtls.identity import load_identity
 from cloud.process.serve import task_name
 from cloud.process.settings import load_settings
+from protocol.ids import SERVICE_NAMES
 from protocol.messages.renewal import PATH_RENEWALS
 from protocol.messages.sessions import (
     Ask,
@@ -94,6 +97,13 @@ async def test_a_shutdown_ends_long_polls(cloud: Cloud) -> None:
         assert (await poll).into(Events).cursor == cursor
 
 
+async def test_breakwater_reads_the_events_of_fabric_and_an_operator_does_not(cloud: Cloud) -> None:
+    identity = load_identity(cloud.directory / "breakwater" / "tls", cloud.directory / "passphrase")
+    answer = await cloud.client(chain=identity.chain_pem, key=identity.key).call("GET", f"{PATH_CHANGES}?wait=0")
+    assert answer.into(Changes).cursor.startswith("fabric.")
+    assert (await problem(cloud.operator(), "GET", PATH_SNAPSHOT)).code == "peer_required"
+
+
 async def test_breakwaters_certificate_is_learned_again_after_every_reconnect(cloud: Cloud) -> None:
     connections = cloud.fabric.connections
     for _ in range(3):
@@ -114,7 +124,7 @@ ANONYMOUS_ACTIVATIONS = [
 async def test_every_route_names_the_peers_it_admits(cloud: Cloud) -> None:
     routes = list(routes_of(cloud.fabric.api))
     for route in routes:
-        wanted = (OPERATOR,)
+        wanted: tuple[Admitted, ...] = (OPERATOR,)
         if (
             route.path in ("/healthz", "/readyz", "/v1/node/nonces", "/v1/node/sessions")
             or (route.path, route.method) in ANONYMOUS_ACTIVATIONS
@@ -123,6 +133,8 @@ async def test_every_route_names_the_peers_it_admits(cloud: Cloud) -> None:
             wanted = (ANONYMOUS,)
         elif route.path.startswith("/v1/node/"):
             wanted = (NODE,)
+        elif route.path in (PATH_CHANGES, PATH_SNAPSHOT):
+            wanted = tuple(service(name) for name in SERVICE_NAMES)
         assert route.peers == wanted, route.path
         assert route.bucket is not None, route.path
     assert routes
@@ -138,6 +150,9 @@ TASKS = [
     "Connections.follow_revocations",
     "Connections.learn_breakwater_certificate",
     "IdentityRenewal.run",
+    "Sequencer.run",
+    "ChangeFeed.close_at_stop",
+    "events purge",
 ]
 """Without one of these tasks Fabric serves requests, and its state goes stale with no error."""
 

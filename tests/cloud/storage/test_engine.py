@@ -488,9 +488,42 @@ class HalfCommitted:
 async def test_a_commit_without_a_result_sends_its_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     """The change may have been made. Then the other processes need the hint."""
     engine, backend = ServiceEngine("halves"), HalfCommitted()
+    calls = ["not called"]
     monkeypatch.setattr(engine, "_backend", backend)
     monkeypatch.setattr(engine, "_is_open", True)
     with pytest.raises(asyncio.CancelledError):
         async with engine.transaction("a"):
             engine.hint("one")
+            engine.after_commit(calls.clear)
     assert backend.hints == ["one"]
+    assert calls == []
+
+
+async def test_functions_are_called_after_the_commit_and_once(database: Location) -> None:
+    engine = ServiceEngine("calls")
+    engine.configure(database)
+    await engine.open()
+    calls: list[str] = []
+
+    def call() -> None:
+        calls.append("called")
+
+    try:
+        engine.after_commit(call)
+        assert calls == ["called"]
+        async with engine.transaction("a"):
+            inside = engine.is_in_transaction
+            async with engine.transaction("a"):
+                engine.after_commit(call)
+            engine.after_commit(call)
+            assert calls == ["called"]
+        assert (inside, engine.is_in_transaction) == (True, False)
+        assert calls == ["called"] * 2
+        with pytest.raises(RuntimeError):
+            async with engine.transaction("a"):
+                engine.after_commit(call)
+                raise RuntimeError
+        assert calls == ["called"] * 2
+        assert engine.commits_in_order == (engine.engine_type == "sqlite")
+    finally:
+        await engine.close()

@@ -13,6 +13,7 @@ from cloud.contracts.breakwater import (
     PATH_SESSION,
     PATH_SUPERSEDE_KEYS,
 )
+from cloud.contracts.events import PATH_CHANGES, PATH_SNAPSHOT
 from cloud.http.guard import routes_of
 from cloud.mtls.client import Unreachable
 from cloud.mtls.identity import make_csr
@@ -39,6 +40,8 @@ PEERS = {
     ("POST", PATH_DEVICE): "service/fabric",
     ("POST", PATH_SESSION): "service/fabric",
     ("GET", PATH_REVOCATIONS): SERVICES,
+    ("GET", PATH_CHANGES): SERVICES,
+    ("GET", PATH_SNAPSHOT): SERVICES,
     ("GET", PATH_CACERTS): "anonymous",
     ("GET", PATH_CSRATTRS): "anonymous",
     ("POST", PATH_SIMPLEENROLL): "enrolling",

@@ -1,0 +1,67 @@
+"""Wiring: makes the parts of a producer over the engine of its service. Decides nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from cloud.events.feed import ChangeFeed
+from cloud.events.gauges import EventGauges
+from cloud.events.outbox import Outbox
+from cloud.events.retention import PURGE_SECONDS, Retention
+from cloud.events.sequencer import Sequencer
+from cloud.events.settings import EventSettings
+from cloud.events.snapshot import Snapshots
+from cloud.events.store.outbox import OutboxStore
+from cloud.storage import ServiceEngine, StorageError
+from cloud.tasks.periodic import every
+from cloud.tasks.stopping import BackgroundTask
+
+SERVICES = ("change_feed", "snapshots")
+"""The keys of `EventParts.services`, available before a database is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventParts:
+    """The parts of one producer. Use cases add events to `outbox`."""
+
+    outbox: Outbox
+    sequencer: Sequencer
+    change_feed: ChangeFeed
+    snapshots: Snapshots
+    retention: Retention
+    gauges: EventGauges
+
+    def services(self) -> dict[str, object]:
+        """Return the parts that the routes of events take, keyed by the name of the handler's parameter."""
+        return {name: getattr(self, name) for name in SERVICES}
+
+    def tasks(self) -> tuple[BackgroundTask, ...]:
+        """Return the background tasks for the process to run."""
+        return (
+            self.sequencer.run,
+            self.change_feed.close_at_stop,
+            every(PURGE_SECONDS, "events purge", self.retention.run_once, (StorageError,)),
+        )
+
+
+def make_event_parts(
+    engine: ServiceEngine,
+    service: str,
+    now: Callable[[], datetime],
+    entropy: Callable[[int], bytes],
+    settings: EventSettings,
+) -> EventParts:
+    """Make the parts. Starts nothing."""
+    store = OutboxStore(engine)
+    sequencer = Sequencer(engine, store)
+    change_feed = ChangeFeed(store, service, now)
+    sequencer.on_advance(lambda _head, _is_ours: change_feed.wake())
+    retention = Retention(store, settings.kept, now)
+    return EventParts(
+        outbox=Outbox(engine, service, now, entropy=entropy, committed=sequencer.wake),
+        sequencer=sequencer,
+        change_feed=change_feed,
+        snapshots=Snapshots(store, service, now),
+        retention=retention,
+        gauges=EventGauges(store, retention, now),
+    )

@@ -1,0 +1,40 @@
+"""Background work: delete old events that newer events have replaced.
+
+The latest event of each object stays for ever, because the snapshot reads it.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from cloud.events.epoch import state_of
+from cloud.events.store.outbox import OutboxStore
+from protocol.faults import fault_point
+
+PURGE_SECONDS = 5.0
+"""Interval of the steps."""
+BATCH = 500
+"""Events that one transaction goes over."""
+BATCHES_MAX = 20
+"""Transactions of one step: 2,000 events a second in the long run."""
+
+
+class Retention:
+    """The purge of one process. Replicas take turns."""
+
+    def __init__(self, store: OutboxStore, kept: timedelta, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._kept = kept
+        self._now = now
+        self.deleted = 0
+        """Events that this process has deleted."""
+
+    async def run_once(self) -> None:
+        """Go over the events that are older than the retention. Raises StorageError."""
+        now = self._now()
+        await state_of(self._store, now)
+        before = now - self._kept
+        for _ in range(BATCHES_MAX):
+            if not await self._store.is_older(before):
+                return
+            with fault_point("events.outbox.purge"):
+                self.deleted += await self._store.purge(before, BATCH)
