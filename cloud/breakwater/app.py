@@ -150,6 +150,7 @@ def _breakwater(
     services = parts.services()
     doorbell = Doorbell(parts.stores.engine, now)
     parts.revoked.listen(doorbell)
+    parts.events.connect(doorbell)
     api = make_api(guard, services, parts.metrics.registry, refused)
     public = make_public(guard, services, refused)
     served = Served(

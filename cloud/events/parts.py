@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from cloud.events.doorbell import Doorbell
 from cloud.events.feed import ChangeFeed
 from cloud.events.gauges import EventGauges
 from cloud.events.outbox import Outbox
@@ -24,6 +25,7 @@ SERVICES = ("change_feed", "snapshots")
 class EventParts:
     """The parts of one producer. Use cases add events to `outbox`."""
 
+    service: str
     outbox: Outbox
     sequencer: Sequencer
     change_feed: ChangeFeed
@@ -34,6 +36,17 @@ class EventParts:
     def services(self) -> dict[str, object]:
         """Return the parts that the routes of events take, keyed by the name of the handler's parameter."""
         return {name: getattr(self, name) for name in SERVICES}
+
+    def connect(self, doorbell: Doorbell) -> None:
+        """Ring after events of this process, and look for events after rings of other replicas."""
+        bell = doorbell.bell(self.service, self.sequencer.wake)
+        self.sequencer.on_look(bell.seen)
+
+        def ring(head: int, is_ours: bool) -> None:
+            if is_ours:
+                doorbell.ring(self.service, head)
+
+        self.sequencer.on_advance(ring)
 
     def tasks(self) -> tuple[BackgroundTask, ...]:
         """Return the background tasks for the process to run."""
@@ -50,14 +63,16 @@ def make_event_parts(
     now: Callable[[], datetime],
     entropy: Callable[[int], bytes],
     settings: EventSettings,
+    poll_seconds: float | None = None,
 ) -> EventParts:
-    """Make the parts. Starts nothing."""
+    """Make the parts. Starts nothing. `poll_seconds` replaces the interval in which the sequencer looks without a wake."""
     store = OutboxStore(engine)
-    sequencer = Sequencer(engine, store)
+    sequencer = Sequencer(engine, store, poll_seconds)
     change_feed = ChangeFeed(store, service, now)
     sequencer.on_advance(lambda _head, _is_ours: change_feed.wake())
     retention = Retention(store, settings.kept, now)
     return EventParts(
+        service=service,
         outbox=Outbox(engine, service, now, entropy=entropy, committed=sequencer.wake),
         sequencer=sequencer,
         change_feed=change_feed,

@@ -33,17 +33,20 @@ PATIENCE_SECONDS = 5.0
 
 Advanced = Callable[[int, bool], None]
 """Called with the highest position, and whether this process has committed or numbered the events up to it."""
+Looked = Callable[[int], None]
+"""Called with the highest position."""
 
 
 class Sequencer:
     """The numbering of one process."""
 
-    def __init__(self, engine: ServiceEngine, store: OutboxStore) -> None:
+    def __init__(self, engine: ServiceEngine, store: OutboxStore, poll_seconds: float | None = None) -> None:
         self._engine = engine
         self._store = store
-        self._poll_seconds = POLL_SECONDS if engine.sends_hints else FILE_POLL_SECONDS
+        self._poll_seconds = poll_seconds or (POLL_SECONDS if engine.sends_hints else FILE_POLL_SECONDS)
         self._woken = asyncio.Event()
         self._advanced: list[Advanced] = []
+        self._looked: list[Looked] = []
         self._failing = False
         self.head = 0
         """The highest position that this process has seen."""
@@ -55,6 +58,10 @@ class Sequencer:
     def on_advance(self, call: Advanced) -> None:
         """Call a function whenever the highest position has risen."""
         self._advanced.append(call)
+
+    def on_look(self, call: Looked) -> None:
+        """Call a function after each look at the highest position, also if it has not risen."""
+        self._looked.append(call)
 
     async def run(self, stopping: Stopping) -> None:
         """Run until the process stops."""
@@ -83,6 +90,8 @@ class Sequencer:
 
     async def _report(self, is_ours: bool) -> None:
         head = await self._store.head()
+        for look in self._looked:
+            look(head)
         if head > self.head:
             self.head = head
             for call in self._advanced:

@@ -145,6 +145,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
 
     doorbell, room = Doorbell(parts.stores.engine, now), parts.shared.wake_room
     room.listen(doorbell)
+    parts.events.connect(doorbell)
 
     async def end_polls(stopping: Stopping) -> None:
         """End every long poll as soon as the process begins to stop."""

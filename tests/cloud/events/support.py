@@ -41,10 +41,12 @@ class State(msgspec.Struct, frozen=True):
 class Producer:
     """The parts of a producer over an open engine: one replica."""
 
-    def __init__(self, engine: ServiceEngine, clock: Clock | None = None) -> None:
+    def __init__(self, engine: ServiceEngine, clock: Clock | None = None, poll_seconds: float | None = None) -> None:
         self.engine = engine
         self.clock = clock or Clock()
-        self.parts: EventParts = make_event_parts(engine, SERVICE, self.clock, os.urandom, EventSettings())
+        self.parts: EventParts = make_event_parts(
+            engine, SERVICE, self.clock, os.urandom, EventSettings(), poll_seconds
+        )
         self.outbox: Outbox = self.parts.outbox
         self.store = OutboxStore(engine)
 
