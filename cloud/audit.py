@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from cloud.tasks.current_request import current_request_id
 from protocol.ids import make_id
 
 SYSTEM = "system"
@@ -29,6 +30,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     object: str = ""
     tenant: str = ""
     outcome: Outcome = "done"
+    request: str = ""
+    """Id of the request that made the entry. Empty for an action of the service itself."""
 
 
 Entry = TypeVar("Entry", bound=AuditEntry)
@@ -49,11 +52,12 @@ class AuditEntries(Generic[Entry]):
         self._last_bits = 0
 
     def make(self, actor: str, action: str, object: str = "", **columns: Any) -> Entry:  # noqa: A002  (the audit's word)
-        """Return an entry with the current time. `columns` are further fields of `kind`.
+        """Return an entry with the current time and the current request. `columns` are further fields of `kind`.
 
         Raises TypeError for a field that `kind` does not have.
         """
         now = self._now()
+        columns.setdefault("request", current_request_id())
         return self._kind(id=self._id(now), at=now, actor=actor, action=action, object=object, **columns)
 
     def _id(self, now: datetime) -> str:

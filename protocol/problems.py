@@ -45,10 +45,17 @@ class ProblemDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """Freshness of that statement over the node's nonce, as a JWS, if there is one."""
     allowed_at: datetime | None = None
     """Time from which a repeat may succeed, if a rule sets one."""
+    instance: str = ""
+    """`urn:uuid:` and the id of the refused request, which is also in `X-Request-Id`, in the log and in the audit."""
 
 
 def document(
-    kind: ProblemKind, detail: str = "", statement: str = "", freshness: str = "", allowed_at: datetime | None = None
+    kind: ProblemKind,
+    detail: str = "",
+    statement: str = "",
+    freshness: str = "",
+    allowed_at: datetime | None = None,
+    instance: str = "",
 ) -> ProblemDocument:
     """The problem document of a code."""
     return ProblemDocument(
@@ -61,6 +68,7 @@ def document(
         statement=statement,
         freshness=freshness,
         allowed_at=allowed_at,
+        instance=instance,
     )
 
 

@@ -57,10 +57,13 @@ class RefusalAudit:
         caller, code = pair
         if ended.count > ROWS_MAX:
             left_out, since = ended.count - ROWS_MAX, ended.since.isoformat(timespec="seconds")
-            await self._write(caller, "", f"{code}: {left_out} more since {since}")
+            # The row counts other requests than the current one.
+            await self._write(caller, "", f"{code}: {left_out} more since {since}", request="")
 
-    async def _write(self, caller: str, what: str, detail: str) -> None:
-        entry = self._entries.make(_plain(caller), _ACTION, _plain(what), outcome="refused", detail=_plain(detail))
+    async def _write(self, caller: str, what: str, detail: str, **columns: str) -> None:
+        entry = self._entries.make(
+            _plain(caller), _ACTION, _plain(what), outcome="refused", detail=_plain(detail), **columns
+        )
         try:
             await self._store.add(entry)
         except StorageError as error:

@@ -8,6 +8,7 @@ from piccolo.columns import BigInt, Bytea, Integer, Text, Timestamptz, Varchar
 from piccolo.table import Table
 
 from cloud.storage import UNBOUND
+from cloud.tasks.current_request import REQUEST_ID_CHARS
 
 ID = 64
 AUTHORITY = 32
@@ -187,3 +188,4 @@ class Audit(Table, db=UNBOUND, tablename="audit"):
     object = Varchar(length=128, index=True)
     outcome = Varchar(length=16, default="done")
     detail = Text()
+    request = Varchar(length=REQUEST_ID_CHARS, default="")

@@ -14,6 +14,7 @@ from cloud.events.settings import EventSettings
 from cloud.events.snapshot import Snapshots
 from cloud.events.store.outbox import OutboxStore
 from cloud.storage import ServiceEngine, StorageError
+from cloud.tasks.current_request import current_traceparent
 from cloud.tasks.periodic import every
 from cloud.tasks.stopping import BackgroundTask
 
@@ -73,7 +74,7 @@ def make_event_parts(
     retention = Retention(store, settings.kept, now)
     return EventParts(
         service=service,
-        outbox=Outbox(engine, service, now, entropy=entropy, committed=sequencer.wake),
+        outbox=Outbox(engine, service, now, entropy=entropy, committed=sequencer.wake, traceparent=current_traceparent),
         sequencer=sequencer,
         change_feed=change_feed,
         snapshots=Snapshots(store, service, now),

@@ -389,6 +389,9 @@ class AuditEntry(msgspec.Struct, frozen=True):
     """Whether the action was done or refused."""
     detail: dict[str, str]
     """Values that the action records, by name."""
+    request: str = ""
+    """Id of the request that caused the action, as in its answer's `X-Request-Id`. Empty for an action of Fabric
+    itself, and for entries of earlier releases."""
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from piccolo.columns import BigInt, Boolean, Bytea, Integer, Text, Timestamptz, 
 from piccolo.table import Table
 
 from cloud.storage import UNBOUND
+from cloud.tasks.current_request import REQUEST_ID_CHARS
 
 ID = 64
 INDEXES = (
@@ -379,6 +380,7 @@ class Audit(Table, db=UNBOUND, tablename="audit"):
     tenant = Varchar(length=ID, index=True)
     outcome = Varchar(length=16)
     detail = Text()
+    request = Varchar(length=REQUEST_ID_CHARS, default="")
 
 
 class TufMetadata(Table, db=UNBOUND, tablename="tuf_metadata"):

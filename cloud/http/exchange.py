@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from cloud.clock import utc_now
 from cloud.http.request_reader import Head
+from cloud.tasks.current_request import new_request
 
 LONG_POLL = "cascade.long_poll"
 """Key of the ASGI scope's extensions. Its value is the exchange."""
@@ -58,6 +59,7 @@ class Exchange:
         "complete",
         "keep_alive",
         "polling",
+        "request",
         "started",
     )
 
@@ -69,6 +71,8 @@ class Exchange:
         self._delivered = False
         self._pending = b""
         self._left = 0
+        self.request = new_request(head.headers, int(utc_now().timestamp() * 1000))
+        """The id of the request, and its place in a trace."""
         self.keep_alive = head.keep_alive
         self.polling = False
         """Whether the application waits in a long poll. The wait ends with the connection."""
@@ -110,7 +114,8 @@ class Exchange:
 
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Return the head of the answer."""
-        lines = [_STATUS_LINES[status], b"date: ", _date(int(utc_now().timestamp())), b"\r\n"]
+        lines = [_STATUS_LINES[status], b"date: ", _date(int(utc_now().timestamp()))]
+        lines += (b"\r\nx-request-id: ", self.request.id.encode("ascii"), b"\r\n")
         length: int | None = None
         for name, value in headers:
             if _NAME_FORBIDDEN.search(name) or _VALUE_FORBIDDEN.search(value):

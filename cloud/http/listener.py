@@ -27,6 +27,7 @@ from cloud.http.problems import plain_answer
 from cloud.http.request_reader import Head, RequestReader, RequestRefused
 from cloud.mtls.peer import TLS_EXTENSION, TlsSession
 from cloud.mtls.server_stream import BARE_RECORDS_MAX, ServerStream
+from cloud.tasks.current_request import enter
 from protocol.problems import Code
 
 log = logging.getLogger("cascade.listener")
@@ -252,6 +253,7 @@ class Connection(asyncio.BufferedProtocol):
         self._task.add_done_callback(self._ended)
 
     async def _run(self, exchange: Exchange) -> None:
+        enter(exchange.request)
         scope = exchange.scope(self._peer, self._shared.local, self._extensions)
         try:
             await self._shared.app(scope, exchange.receive, exchange.send)

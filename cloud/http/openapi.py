@@ -100,6 +100,13 @@ _IF_MATCH = Header(
     required=True,
 )
 _IF_MATCH_CODES: tuple[Code, ...] = ("malformed", "if_match_required", "changed_since_read")
+_COMMON_HEADERS: Mapping[str, Json] = {
+    "X-Request-Id": {
+        "description": "Id of the request, made by the service. The log and the audit have it too.",
+        "schema": {"type": "string", "format": "uuid"},
+        "required": True,
+    },
+}
 _ETAG: Json = {
     "description": "Tag of the object in this state. A change of the object sends it in `If-Match`.",
     "schema": {"type": "string"},
@@ -207,7 +214,18 @@ def api_document(handlers: Sequence[ControllerRouterHandler], api: Api) -> Json:
         "paths": paths,
         "components": builder.components(),
     }
-    return openapi.without_unused(whole)
+    return _with_common_headers(openapi.without_unused(whole))
+
+
+def _with_common_headers(document: Json) -> Json:
+    """The document with the headers that every answer has."""
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    places = [document["components"]["responses"], *(operation["responses"] for operation in operations)]
+    for response in (each for responses in places for each in responses.values() if "$ref" not in each):
+        headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _COMMON_HEADERS}
+        response["headers"] = {**headers, **response.get("headers", {})}
+    document["components"]["headers"] = dict(_COMMON_HEADERS)
+    return document
 
 
 def _no_part() -> Provide:

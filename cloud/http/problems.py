@@ -15,6 +15,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import Method
 
+from cloud.tasks.current_request import current_request
 from protocol.limits import REQUEST_BODY_BYTES_MAX
 from protocol.problems import CONTENT_TYPE, KINDS, Code, ProblemDocument, document
 
@@ -64,7 +65,9 @@ class Refusal(Exception):
 
     def document(self) -> ProblemDocument:
         """Return the body of the answer."""
-        return document(KINDS[self.code], self.detail, self.statement, self.freshness, self.allowed_at)
+        request = current_request()
+        instance = request.instance if request is not None else ""
+        return document(KINDS[self.code], self.detail, self.statement, self.freshness, self.allowed_at, instance)
 
 
 class _ValidationDetail(msgspec.Struct):
@@ -134,7 +137,10 @@ def answer(refusal: Refusal) -> Response[bytes]:
 
 
 def plain_answer(code: Code, detail: str = "") -> bytes:
-    """Return a whole HTTP/1.1 answer that ends the connection, for requests that never reach the application."""
+    """Return a whole HTTP/1.1 answer that ends the connection, for requests that never reach the application.
+
+    Bytes that are no request have no id, so their answer has none.
+    """
     refusal = Refusal(code, detail)
     kind = KINDS[code]
     body = msgspec.json.encode(refusal.document())

@@ -21,6 +21,7 @@ from cloud.crypto.validity import outside
 from cloud.mtls.key_pair import load_key_pair
 from cloud.mtls.peer import PeerRefused, PeerTrust, require_issuer, require_usage, spiffe_of
 from cloud.mtls.transport import Address, AnswerTooLarge, NotHttp, Pool, request_bytes
+from cloud.tasks.current_request import current_traceparent
 from protocol.ids import ServiceName, ServiceSpiffeId
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
 from protocol.problems import CONTENT_TYPE, ProblemDocument
@@ -232,6 +233,8 @@ class CloudClient:
         """
         await self._drop_stale()
         sent = {**self._headers, **(headers or {})}
+        if traceparent := current_traceparent():
+            sent["traceparent"] = traceparent
         content = body if isinstance(body, bytes) else None
         if body is not None and content is None:
             content = msgspec.json.encode(body)

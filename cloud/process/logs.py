@@ -10,6 +10,7 @@ from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
+from cloud.tasks.current_request import current_request
 from cloud.tasks.tally import Counted, Tally
 
 SAME_LINES_MAX = 20
@@ -27,6 +28,8 @@ LEFT_OUT = "further lines with this message were left out"
 class JsonLines(logging.Formatter):
     """Formats a record as one JSON object: time, level, logger, message, and the fields of `extra`.
 
+    A record that is written during a request also has the id of the request and of its trace.
+
     Callers log ids, and never tokens, codes, keys or bodies. The value of a field with such a name is withheld.
     """
 
@@ -40,6 +43,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (request := current_request()) is not None and not hasattr(record, "lines"):
+            line |= {"request_id": request.id, "trace_id": request.trace}
         for name, value in vars(record).items():
             if name not in self._standard:
                 line[name] = "(withheld)" if name.lower() in self._secret else value

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud.audit import SYSTEM, AuditEntries, AuditEntry
+from cloud.tasks.current_request import enter, new_request
 from protocol.ids import parse_id
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -44,6 +45,15 @@ def test_an_entry_has_id_and_time_of_its_maker_and_the_columns_of_its_service() 
 def test_what_is_not_said_is_empty_and_done() -> None:
     entry = AuditEntries(AuditEntry, lambda: NOW, same_bytes).make(SYSTEM, "record.purge")
     assert (entry.actor, entry.object, entry.tenant, entry.outcome) == ("system", "", "", "done")
+    assert entry.request == ""
+
+
+async def test_an_entry_names_the_request_that_makes_it() -> None:
+    entries = AuditEntries(AuditEntry, lambda: NOW, same_bytes)
+    request = new_request([], 1)
+    enter(request)
+    assert entries.make("operator/alice", "node.refuse").request == request.id
+    assert entries.make(SYSTEM, "refusals.counted", request="").request == ""
 
 
 def test_a_column_that_the_kind_does_not_have_is_refused() -> None:

@@ -34,6 +34,7 @@ from cloud.mtls.peer import NodePeer
 from cloud.mtls.server import ServerTls
 from cloud.process.serve import CloudServer, Listener, Served, Unit, running
 from cloud.storage.errors import OutcomeUnknown
+from cloud.tasks.current_request import current_request_id, current_traceparent
 from protocol.bounds import limits
 from protocol.ids import NodeId, TenantId
 from protocol.problems import ProblemDocument
@@ -76,6 +77,11 @@ async def operator_route(request: AnyRequest) -> str:
 @get("/enrolling", opt={"peers": (ENROLLING,)})
 async def enrolling_route(request: AnyRequest) -> str:
     return f"{current_peer(request).kind} {current_credentials(request).service}"
+
+
+@get("/trace", opt={"peers": (ANONYMOUS,)})
+async def trace_route() -> str:
+    return f"{current_request_id()} {current_traceparent()}"
 
 
 @get("/nobody")
@@ -125,6 +131,7 @@ ROUTES = (
     fabric_route,
     operator_route,
     enrolling_route,
+    trace_route,
     nobody_route,
     oddly_listed_route,
     orders_route,
@@ -222,6 +229,11 @@ class Answer(msgspec.Struct):
     def problem(self) -> ProblemDocument:
         assert self.headers["content-type"] == "application/problem+json"
         return msgspec.json.decode(self.body, type=ProblemDocument, strict=True)
+
+    @property
+    def said(self) -> bytes:
+        """The body without the id of the request."""
+        return self.body.replace(self.headers["x-request-id"].encode(), b"")
 
 
 class Connection:

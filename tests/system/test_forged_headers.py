@@ -159,6 +159,8 @@ def callers_headers(world: World, spiffe: str) -> dict[str, str]:
         "X-Auth-Token": world.token,
         "Proxy-Authorization": f"Bearer {world.token}",
         "Cookie": f"session={world.token}; identity={spiffe}",
+        "X-Request-Id": "019aee5b-0000-7000-8000-000000000000",
+        "traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01",
         "X-Tenant": world.tenant,
         "X-Node": world.victim.node,
         "X-Node-Generation": "1",
@@ -198,10 +200,14 @@ _RANDOM = {
     "epoch",
     "statement_sha256",
     "next_cursor",
+    "instance",
+    "request",
     "woken",
     "done",
 }
 
+
+_CHANGING_HEADERS = {"date", "content-length", "etag", "x-request-id"}
 
 _AWAITED = {
     # A field of leases. A request of this test makes a renewal order, which reaches the leases some seconds later.
@@ -259,7 +265,7 @@ class Plain:
         return f"{self.text(certificate.subject.rfc4514_string())} {extensions}"
 
     def answer(self, answer: Answer) -> tuple[int, dict[str, str], Any]:
-        headers = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
+        headers = {name: value for name, value in answer.headers.items() if name not in _CHANGING_HEADERS}
         try:
             return answer.status, headers, self.value(json.loads(answer.body))
         except ValueError:

@@ -48,6 +48,7 @@ WithStanding = Annotated[
 ]
 OfObject = Annotated[str, filter_by("Id of an object. Empty for all objects.", name="object")]
 OfAction = Annotated[str, filter_by("Name of an action. Empty for all actions.")]
+OfRequest = Annotated[str, filter_by("Id of a request. Empty for all requests.", name="request")]
 
 
 @post(
@@ -219,11 +220,12 @@ async def list_audit(
     tenant: InTenant = "",
     subject: OfObject = "",
     action: OfAction = "",
+    of_request: OfRequest = "",
     cursor: Cursor = "",
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.AuditEntry]:
     """List audit entries, the newest first."""
-    return await audit_lists.page(tenant, subject, action, cursor, limit)
+    return await audit_lists.page(tenant, subject, action, cursor, limit, of_request)
 
 
 HANDLERS = (

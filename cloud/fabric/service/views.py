@@ -334,4 +334,6 @@ def renewal_order(order: RenewalOrder) -> schemas.RenewalOrder:
 
 
 def audit(row: AuditRow) -> schemas.AuditEntry:
-    return schemas.AuditEntry(row.id, row.at, row.actor, row.action, row.object, row.tenant, row.outcome, row.detail)
+    return schemas.AuditEntry(
+        row.id, row.at, row.actor, row.action, row.object, row.tenant, row.outcome, row.detail, row.request
+    )

@@ -11,7 +11,13 @@ _AUDIT = Mapper(AuditRow, Audit)
 _ADD = _AUDIT.insert
 _PAGE = compiled(
     _AUDIT.select()
-    .where(Audit.id < param("before"), filtered(Audit.tenant), filtered(Audit.object), filtered(Audit.action))
+    .where(
+        Audit.id < param("before"),
+        filtered(Audit.tenant),
+        filtered(Audit.object),
+        filtered(Audit.action),
+        filtered(Audit.request),
+    )
     .order_by(Audit.id, ascending=False),
     limit=param("limit"),
 )
@@ -45,12 +51,14 @@ class AuditStore:
     async def insert(self, row: AuditRow) -> None:
         await self._engine.fetch(_ADD, **_AUDIT.values(row))
 
-    async def page(self, tenant: str, subject: str, action: str, before: str, limit: int) -> list[AuditRow]:
+    async def page(
+        self, tenant: str, subject: str, action: str, before: str, limit: int, request: str = ""
+    ) -> list[AuditRow]:
         """Entries with an id below `before`, the newest first. An empty filter matches every entry.
 
         A filter that few entries match reads all entries.
         """
-        filters = {"tenant": tenant, "object": subject, "action": action}
+        filters = {"tenant": tenant, "object": subject, "action": action, "request": request}
         rows = await self._engine.browse(_PAGE, before=before, limit=limit, **filters)
         return [_AUDIT.read(row) for row in rows]
 

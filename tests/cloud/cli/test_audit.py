@@ -19,17 +19,18 @@ def entry(number: int) -> dict[str, Any]:
         "outcome": "done",
         "detail": {},
         "tenant": TENANT,
+        "request": "r",
     }
 
 
 def test_list(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     pages = [{"items": [entry(1), entry(2)], "next_cursor": "c"}, {"items": [entry(3)], "next_cursor": ""}]
     calls.answer("GET", "/v1/audit", *pages)
-    assert main(["audit", "list", "--tenant", TENANT, "--object", "x", "--limit", "60"]) == 0
+    assert main(["audit", "list", "--tenant", TENANT, "--object", "x", "--request", "r", "--limit", "60"]) == 0
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == [
         *("ACTOR", "operator:1", "operator:2", "operator:3"),
     ]
     assert [call[1] for call in calls.made] == [
-        f"/v1/audit?tenant={TENANT}&object=x&limit=60",
-        f"/v1/audit?tenant={TENANT}&object=x&cursor=c&limit=58",
+        f"/v1/audit?tenant={TENANT}&object=x&request=r&limit=60",
+        f"/v1/audit?tenant={TENANT}&object=x&request=r&cursor=c&limit=58",
     ]

@@ -59,8 +59,9 @@ def answered(
 
 def test_an_answer_has_a_date_and_its_length() -> None:
     lines, body = answered(200, [(b"content-length", b"3")], b"a", b"bc")
-    assert (lines[0], lines[2:], body) == (b"HTTP/1.1 200 OK", [b"content-length: 3"], b"abc")
+    assert (lines[0], lines[3:], body) == (b"HTTP/1.1 200 OK", [b"content-length: 3"], b"abc")
     assert lines[1].startswith(b"date: ")
+    assert lines[2].startswith(b"x-request-id: ")
 
 
 def test_an_answer_to_head_has_the_length_alone() -> None:

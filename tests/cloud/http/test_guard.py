@@ -74,7 +74,7 @@ def test_each_list_admits_whom_it_names_and_forged_headers_change_nothing(caller
                 assert plain.status == status, path
                 assert not code or plain.problem.code == code, path
                 forged = await client.ask(f"/{path}", headers=FORGED)
-                assert (forged.status, forged.body) == (plain.status, plain.body), path
+                assert (forged.status, forged.said) == (plain.status, plain.said), path
 
     asyncio.run(test())
 
@@ -127,7 +127,7 @@ def test_no_other_route_reads_authorization() -> None:
             for path in ASKS:
                 plain = await client.ask(f"/{path}")
                 shown = await client.ask(f"/{path}", headers={"Authorization": basic("fabric:a secret")})
-                assert (shown.status, shown.body) == (plain.status, plain.body), path
+                assert (shown.status, shown.said) == (plain.status, plain.said), path
 
     asyncio.run(test())
     readers = set()

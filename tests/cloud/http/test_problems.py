@@ -15,6 +15,12 @@ def test_unknown_paths_methods_and_parameters() -> None:
     assert ask("/things/x").problem.code == "not_found"
 
 
+@pytest.mark.parametrize("path", ["/absent", "/refuse", "/fault", "/away", "/operator", "/things/1?x=1"])
+def test_every_problem_names_its_request(path: str) -> None:
+    answer = ask(path)
+    assert answer.problem.instance == f"urn:uuid:{answer.headers['x-request-id']}"
+
+
 def test_a_refusal_carries_its_detail_and_a_fault_nothing(caplog: pytest.LogCaptureFixture) -> None:
     refusal = ask("/refuse").problem
     assert (refusal.code, refusal.detail, refusal.status) == ("code_expired", "it was for last week", 403)

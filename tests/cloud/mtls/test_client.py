@@ -18,6 +18,7 @@ from cloud.mtls.client import (
     Unreachable,
 )
 from cloud.mtls.server import ServerTls
+from cloud.tasks.current_request import enter, new_request
 from protocol.limits import RESPONSE_BODY_BYTES_MAX
 from tests.cloud.mtls.contexts import context_for
 from tests.cloud.pki import CLIENT, SERVER, Leaf, Pki, service_uri
@@ -55,6 +56,23 @@ def test_an_operator_calls_with_a_token_and_no_certificate() -> None:
                 (await client.call("GET", "/open")).into(Order)
 
     asyncio.run(test())
+
+
+async def test_a_call_continues_the_trace_of_the_request_that_causes_it() -> None:
+    world = World()
+    async with (
+        world.serving() as port,
+        CloudClient(f"https://localhost:{port}", context_for(world)) as client,
+    ):
+        alone = await client.call("GET", "/trace")
+        request = new_request([], 1)
+        enter(request)
+        caused = await client.call("GET", "/trace")
+        for answer, trace in ((caused, request.trace), (alone, None)):
+            seen, traceparent = answer.body.decode().split()
+            assert seen == answer.headers["x-request-id"] != request.id
+            assert (traceparent.split("-")[1] == trace) is (trace is not None)
+            assert traceparent.split("-")[2] != request.span
 
 
 def impostor(kind: str, pki: Pki) -> Leaf:

@@ -18,6 +18,7 @@ from cloud.process.logs import (
     JsonLines,
     is_journal,
 )
+from cloud.tasks.current_request import enter, new_request
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,14 @@ def test_logs_are_json_lines_without_secrets() -> None:
     assert (line["message"], line["node"], line["token"], line["level"]) == ("made", "node_1", "(withheld)", "info")
     assert line["at"].endswith("Z")
     assert "\n" not in JsonLines().format(logging.makeLogRecord({"msg": "two\nlines"}))
+
+
+async def test_a_line_of_a_request_has_the_ids_of_the_request_and_of_its_trace() -> None:
+    assert "request_id" not in json.loads(JsonLines().format(logging.makeLogRecord({"msg": "started"})))
+    request = new_request([(b"traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01".encode())], 1)
+    enter(request)
+    line = json.loads(JsonLines().format(logging.makeLogRecord({"msg": "refused"})))
+    assert (line["request_id"], line["trace_id"]) == (request.id, "ab" * 16)
 
 
 def test_an_outage_does_not_fill_the_log() -> None:

@@ -54,13 +54,18 @@ class Answer(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.body, type=kind)
 
     def refused(self, *codes: str) -> ProblemDocument:
-        """The problem document. Asserts that it has one of `codes`, the status of that code, and a next step."""
+        """The problem document without the id of its request, which is asserted to be that of the answer.
+
+        Asserts that it has one of `codes`, the status of that code, and a next step.
+        """
         assert self.headers.get("content-type") == "application/problem+json", (self.status, self.body[:300])
         problem = msgspec.json.decode(self.body, type=ProblemDocument)
         assert problem.code in codes, problem
         assert (self.status, problem.status) == (KINDS[problem.code].status,) * 2
         assert problem.next
-        return problem
+        request_id = self.headers.get("x-request-id", "")
+        assert problem.instance == (f"urn:uuid:{request_id}" if request_id else "")
+        return msgspec.structs.replace(problem, instance="")
 
 
 class Identity(msgspec.Struct, frozen=True):

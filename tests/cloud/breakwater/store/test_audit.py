@@ -25,6 +25,7 @@ async def test_a_row_has_every_field_of_its_entry(stores: Stores) -> None:
             "object": "o",
             "outcome": "refused",
             "detail": "é",
+            "request": "",
         }
     ]
     with pytest.raises(IntegrityError):

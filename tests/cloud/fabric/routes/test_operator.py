@@ -42,9 +42,14 @@ async def test_operators(cloud: Cloud) -> None:
         assert [entry.note for entry in answer.into(schemas.TenantTrust).ek_allowed] == ["the one in the hall"]
     codes = (await operator.call("GET", f"/v1/tenants/{tenant.id}/codes")).into(schemas.Page[schemas.Code])
     assert [(item.id, item.state) for item in codes.items] == [(code.code.id, "open")]
-    back = (await operator.call("POST", f"/v1/codes/{code.code.id}/revoke")).into(schemas.Code)
+    answer = await operator.call("POST", f"/v1/codes/{code.code.id}/revoke", headers={"X-Request-Id": "mine"})
+    back, request = answer.into(schemas.Code), answer.headers["x-request-id"]
     assert back.state == "revoked"
     assert (await operator.call("GET", "/v1/nodes")).into(schemas.Page[schemas.Node]).items == ()
     audit = (await operator.call("GET", "/v1/audit?action=code.revoked")).into(schemas.Page[schemas.AuditEntry])
+    by_request = await operator.call("GET", f"/v1/audit?request={request}")
+    assert by_request.into(schemas.Page[schemas.AuditEntry]).items == audit.items
+    assert [entry.request for entry in audit.items] == [request]
+    assert request != "mine"
     first = tokens.items[0]
     assert [(entry.actor, entry.object) for entry in audit.items] == [(f"operator:{first.id}", code.code.id)]
