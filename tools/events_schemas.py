@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cloud.contracts import fabric_events
+from cloud.contracts import breakwater_events, fabric_events
 from cloud.contracts.event_nouns import EventNoun
 from protocol import openapi
 from tools.openapi import differences
@@ -29,7 +29,7 @@ FOLDER = Path("docs/events/schemas")
 PROMISES = Path("docs/events/promises.txt")
 WRITE = "python -m tools.events_schemas --write"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-NOUNS: tuple[EventNoun, ...] = fabric_events.NOUNS
+NOUNS: tuple[EventNoun, ...] = (*breakwater_events.NOUNS, *fabric_events.NOUNS)
 HASH_CHARS = 12
 PINNED = (0, "")
 """How many promises there are at least, and the hash of the last of them."""

@@ -43,6 +43,7 @@ _EFFECTS = {
     },
     "cloud/events": {
         *("self._store.insert", "self._store.place", "self._store.purge", "store.begin", "store.set_epoch"),
+        *("self._store.set_cursor", "self._store.forget", "self._apply_each"),
     },
     "cloud/mtls": {"write_key", "write_secret", "self._issuer.reenroll", "sync_directory"},
 }
