@@ -9,11 +9,13 @@ from __future__ import annotations
 import ssl
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
+from cloud.events.nats import claims
+from cloud.events.nats.nkeys import public_text
 from cloud.events.nats.server import AccountKeys, ServerFiles, server_configuration, service_credentials
 from lab.processes import accepts, free_ports, wait_until
 
@@ -54,6 +58,14 @@ def write_certificate(directory: Path) -> tuple[Path, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return paths
+
+
+def options(token: str, key: Ed25519PrivateKey) -> dict[str, Any]:
+    """The options of nats-py for signed claims and the key of their user."""
+    return {
+        "user_jwt_cb": lambda: bytearray(token.encode()),
+        "signature_cb": lambda nonce: b64encode(key.sign(nonce.encode())),
+    }
 
 
 class NatsServer:
@@ -93,6 +105,18 @@ class NatsServer:
         path.touch(mode=0o600)
         path.write_text(service_credentials(self.keys, Ed25519PrivateKey.generate(), service, datetime.now(UTC)))
         return path
+
+    def credentials_of(self, name: str, publish: Sequence[str], subscribe: Sequence[str]) -> dict[str, Any]:
+        """Make a user of the services' account. Returns the options of nats-py by which a client is this user."""
+        key = Ed25519PrivateKey.generate()
+        allowed = claims.service_user(public_text(key, "user"), name, datetime.now(UTC), publish, subscribe)
+        return options(claims.sign(self.keys.services, "account", allowed), key)
+
+    def consumer(self, name: str, life: timedelta = timedelta(hours=1)) -> dict[str, Any]:
+        """Make the user of a tenant's consumer. Returns the options of nats-py by which a client is this user."""
+        key, now = Ed25519PrivateKey.generate(), datetime.now(UTC)
+        allowed = claims.consumer_user(public_text(key, "user"), name, now, now + life)
+        return options(claims.sign(self.keys.consumers, "account", allowed), key)
 
     def start(self) -> None:
         """Start the server, and wait until it accepts connections."""

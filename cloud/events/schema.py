@@ -32,3 +32,17 @@ EVENTS: tuple[Step, ...] = (
     add_table("event_applied", key=Varchar(length=192, primary_key=True), epoch=BigInt(), sequence=BigInt()),
 )
 """The tables of the first version. A change of a table is a further tuple, for a further migration of each service."""
+COPY: tuple[Step, ...] = (
+    add_table(
+        "event_copy",
+        name=Varchar(length=16, primary_key=True),
+        owner=Varchar(length=64),
+        held_until=Timestamptz(default=None),
+        stream=Varchar(length=64),
+        position=BigInt(),
+        replay=BigInt(),
+        replay_next=BigInt(),
+        replay_last=BigInt(),
+    ),
+)
+"""The table of the copy to NATS."""

@@ -57,3 +57,21 @@ class EventApplied(Table, db=UNBOUND, tablename="event_applied"):
     key = Varchar(length=192, primary_key=True)
     epoch = BigInt()
     sequence = BigInt()
+
+
+class EventCopy(Table, db=UNBOUND, tablename="event_copy"):
+    """How far the events are copied to NATS, one row `jetstream`.
+
+    `owner` is the process that copies until `held_until`. `stream` is when the stream was made, so that a new stream
+    gets all events again. Positions from `replay_next` to `replay_last` are copied once more; `replay` counts these
+    orders. 0 means none.
+    """
+
+    name = Varchar(length=16, primary_key=True)
+    owner = Varchar(length=64)
+    held_until = Timestamptz(default=None)
+    stream = Varchar(length=64)
+    position = BigInt()
+    replay = BigInt()
+    replay_next = BigInt()
+    replay_last = BigInt()

@@ -177,6 +177,8 @@ class Link:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._client.subscribe(subject, cb=took, pending_msgs_limit=HEARD_MAX)
+                # nats-py sends the ping of a flush before the subscription that waits; the second ping follows both.
+                await self._client.flush()
                 await self._client.flush()
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise NatsUnavailable(_said(error)) from error

@@ -57,21 +57,22 @@ def consumer_config(consumer: str, tenant: str) -> dict[str, Any]:
     }
 
 
-async def declare_stream(link: Link, settings: NatsSettings) -> bool:
-    """Make the stream, or change it to the declared form. Returns whether it is new. Raises NatsUnavailable,
-    NatsRefused.
+async def declare_stream(link: Link, settings: NatsSettings) -> str:
+    """Make the stream, or change it to the declared form. Returns when the stream was made, as the server says it.
+
+    Raises NatsUnavailable, NatsRefused.
     """
     wanted = stream_config(settings)
     try:
-        found = (await link.ask(f"STREAM.INFO.{subjects.STREAM}", {}))["config"]
+        found = await link.ask(f"STREAM.INFO.{subjects.STREAM}", {})
     except NatsRefused as error:
         if error.code != NOT_FOUND:
             raise
-        await link.ask(f"STREAM.CREATE.{subjects.STREAM}", wanted)
-        return True
-    if any(found.get(name) != value for name, value in wanted.items()):
-        await link.ask(f"STREAM.UPDATE.{subjects.STREAM}", {**found, **wanted})
-    return False
+        found = await link.ask(f"STREAM.CREATE.{subjects.STREAM}", wanted)
+    config = found["config"]
+    if any(config.get(name) != value for name, value in wanted.items()):
+        found = await link.ask(f"STREAM.UPDATE.{subjects.STREAM}", {**config, **wanted})
+    return str(found["created"])[:64]
 
 
 async def declare_consumers(link: Link, wanted: Mapping[str, str]) -> None:

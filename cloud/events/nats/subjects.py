@@ -5,6 +5,8 @@ EVENTS = "cascade"
 """First part of the subjects in the stream."""
 RINGS = "cascade_rings"
 """First part of the subjects of doorbells, which no stream has."""
+CONSUMERS_OF = "fabric"
+"""The service that has the tenants, and so their consumers."""
 API = "$JS.API"
 ANSWERS = "_INBOX"
 
@@ -31,13 +33,15 @@ def answers_of(name: str) -> str:
 
 def service_publishes(service: str) -> tuple[str, ...]:
     """Return the subjects on which a service may send: its own events and rings, and the requests of the copier."""
+    consumers = (
+        *(f"{API}.CONSUMER.{verb}.{STREAM}.>" for verb in ("CREATE", "DELETE", "INFO")),
+        f"{API}.CONSUMER.NAMES.{STREAM}",
+    )
     return (
         f"{EVENTS}.*.{service}.>",
         f"{RINGS}.{service}",
         *(f"{API}.STREAM.{verb}.{STREAM}" for verb in ("CREATE", "UPDATE", "INFO")),
-        *(f"{API}.CONSUMER.{verb}.{STREAM}.>" for verb in ("CREATE", "DELETE", "INFO")),
-        f"{API}.CONSUMER.LIST.{STREAM}",
-        f"{API}.CONSUMER.NAMES.{STREAM}",
+        *(consumers if service == CONSUMERS_OF else ()),
     )
 
 

@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from cloud.events.nats.connection import Access
+from cloud.storage import Location
 from lab.nats import NatsServer, nats_server
+from lab.postgres import database_location
+from tests.cloud.events.nats.support import access_of
+from tests.cloud.events.support import SERVICE
 
 
 @pytest.fixture(scope="module")
@@ -15,13 +19,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
         yield running
 
 
+@pytest.fixture
+def location(tmp_path: Path) -> Location:
+    """A migrated database without events. The drill `nats` has the same checks on PostgreSQL."""
+    return database_location("sqlite", SERVICE, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def access(server: NatsServer) -> Access:
     return access_of(server, "fabric")
-
-
-def access_of(server: NatsServer, service: str) -> Access:
-    return Access(server.url, server.ca_file, server.credentials(service), service)
 
 
 @pytest.fixture

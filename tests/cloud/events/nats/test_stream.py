@@ -19,11 +19,12 @@ DAY_NANOSECONDS = 86_400 * 10**9
 async def test_the_stream_is_made_once_and_then_changed(access: Access) -> None:
     longer = msgspec.structs.replace(SETTINGS, keep_days=8)
     async with connected(access) as link:
-        assert await declare_stream(link, SETTINGS)
-        assert not await declare_stream(link, SETTINGS)
+        made = await declare_stream(link, SETTINGS)
+        assert made
+        assert await declare_stream(link, SETTINGS) == made
         found = (await link.ask("STREAM.INFO.CASCADE_EVENTS", {}))["config"]
         assert {name: found[name] for name in stream_config(SETTINGS)} == stream_config(SETTINGS)
-        assert not await declare_stream(link, longer)
+        assert await declare_stream(link, longer) == made
         found = (await link.ask("STREAM.INFO.CASCADE_EVENTS", {}))["config"]
         assert (found["max_age"], found["storage"], found["discard"]) == (8 * DAY_NANOSECONDS, "file", "old")
 
