@@ -55,6 +55,28 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     whole: Rate | None = None
 
 
+class Quota(msgspec.Struct, frozen=True):
+    """What is left of a caller's own bucket, in the form of draft-ietf-httpapi-ratelimit-headers-10.
+
+    The policy's name is that of the bucket. The key of the caller is in neither header.
+    """
+
+    name: str
+    rate: Rate
+    remaining: int
+    seconds: int
+    """After this time the bucket is full again if nothing is taken; in a refusal, there may be a permit."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`RateLimit-Policy` and `RateLimit`. An empty bucket is full again after the window `w`, in seconds."""
+        window = math.ceil(self.rate.burst * self.rate.seconds)
+        return {
+            "RateLimit-Policy": f'"{self.name}";q={self.rate.burst};w={window}',
+            "RateLimit": f'"{self.name}";r={self.remaining};t={self.seconds}',
+        }
+
+
 class Caller(msgspec.Struct, frozen=True):
     """Who calls: the kind, the key of the caller's own bucket, and the tenant of a node."""
 
@@ -124,8 +146,10 @@ class Admission:
         if len(self._known) > self._keys_max:
             self._known.popitem(last=False)
 
-    async def check(self, bucket: Bucket | None, caller: Caller | None, host: str) -> None:
+    async def check(self, bucket: Bucket | None, caller: Caller | None, host: str) -> Quota | None:
         """Take a permit for a request. `caller` is None for a caller without an identity. Its key is then `host`.
+
+        Returns what is left of the caller's own bucket, or None if the caller has none of its own.
 
         Raises:
             Refusal: `rate_limited` if there is no permit, `peer_refused` if the route names no bucket.
@@ -135,7 +159,22 @@ class Admission:
         wait = self.take(bucket, caller, host)
         if wait > 0:
             await self.delay()
-            raise too_many(wait)
+            raise too_many(wait, self.quota(bucket, caller, host, wait))
+        return self.quota(bucket, caller, host)
+
+    def quota(self, bucket: Bucket, caller: Caller | None, host: str, wait: float = 0.0) -> Quota | None:
+        """Return what is left of the caller's own bucket. A caller that has to wait has nothing left for `wait` seconds.
+
+        All callers behind one proxy share a bucket. None of them learns what the others have used.
+        """
+        kind = self._kind(caller, host)
+        if bucket.each is None or kind == "shared":
+            return None
+        own = self._levels(bucket, caller, host, kind)[0]
+        used = own.buckets.used(own.key, own.rate, self._clock())
+        seconds = wait or used * own.rate.seconds
+        remaining = 0 if wait else int(own.rate.burst - used)
+        return Quota(bucket.name, own.rate, remaining, math.ceil(seconds))
 
     def take(self, bucket: Bucket, caller: Caller | None, host: str = "") -> float:
         """Take a permit, and return 0. If there is none, return the seconds until there may be one."""
@@ -217,6 +256,7 @@ class Admission:
         return table
 
 
-def too_many(wait: float) -> Refusal:
+def too_many(wait: float, quota: Quota | None = None) -> Refusal:
     """Return the refusal of a caller that has to wait, in seconds."""
-    return Refusal("rate_limited", headers={"Retry-After": str(max(1, math.ceil(wait)))})
+    headers = quota.headers if quota is not None else {}
+    return Refusal("rate_limited", headers={"Retry-After": str(max(1, math.ceil(wait))), **headers})

@@ -199,7 +199,7 @@ def make_app(
         middleware=[*([measured(metrics)] if metrics is not None else []), bounded_waits],
         dependencies={name: _provider(service) for name, service in parts.items()},
         after_exception=[on_error] if on_error is not None else [],
-        before_send=[guard.delay_answer],
+        before_send=[guard.before_answer],
         exception_handlers={
             HTTPException: handle,
             DatabaseUnavailable: _away,

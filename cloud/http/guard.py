@@ -47,6 +47,7 @@ PEERS = "peers"
 """Key of the list in a route's `opt`."""
 _ASKED = "asked"
 _JUDGED = "judged"
+_QUOTA = "quota"
 JUDGED_SECONDS = 0.5
 """Age from which the guard's decision is repeated when the body has arrived. A caller can send a body slowly, over half
 a minute, and can be revoked in this time."""
@@ -164,15 +165,19 @@ class Guard:
             raise
         connection.scope["state"][_JUDGED] = (self, handler, asyncio.get_running_loop().time())
 
-    async def delay_answer(self, message: Message, scope: Scope) -> None:
-        """Litestar's hook before each message of an answer: delay the refusals that the guard itself does not delay.
+    async def before_answer(self, message: Message, scope: Scope) -> None:
+        """Litestar's hook before each message of an answer.
 
+        It tells the caller what is left of its limit, and delays the refusals that the guard itself does not delay.
         These are the answers to requests without a route (404, 405), which Litestar gives without the guard, and the
         refusals of limits in use cases (429).
         """
         if message["type"] != "http.response.start" or self._admission is None:
             return
         client, state = scope["client"], scope["state"]
+        if (quota := state.get(_QUOTA)) is not None:
+            left = [(name.lower().encode(), value.encode()) for name, value in quota.headers.items()]
+            message["headers"] = [*message["headers"], *left]
         try:
             if _ASKED not in state:
                 await self._admission.refused(client[0] if client is not None else "")
@@ -207,7 +212,9 @@ class Guard:
         if self._admission is None or _JUDGED in connection.scope["state"]:
             return
         host = host_of(connection)
-        await self._admission.check(bucket_of(handler), caller, host)
+        quota = await self._admission.check(bucket_of(handler), caller, host)
+        if quota is not None:
+            connection.scope["state"][_QUOTA] = quota
         if caller is not None:
             self._admission.note_known(host)
 

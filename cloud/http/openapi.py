@@ -106,6 +106,14 @@ _COMMON_HEADERS: Mapping[str, Json] = {
         "schema": {"type": "string", "format": "uuid"},
         "required": True,
     },
+    "RateLimit-Policy": {
+        "description": 'The caller\'s own limit: `"NAME";q=REQUESTS;w=SECONDS`. Absent if the caller has none.',
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": 'What is left of it: `"NAME";r=REQUESTS;t=SECONDS until all of it is there again`.',
+        "schema": {"type": "string"},
+    },
 }
 _ETAG: Json = {
     "description": "Tag of the object in this state. A change of the object sends it in `If-Match`.",

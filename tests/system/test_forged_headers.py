@@ -207,7 +207,7 @@ _RANDOM = {
 }
 
 
-_CHANGING_HEADERS = {"date", "content-length", "etag", "x-request-id"}
+_CHANGING_HEADERS = {"date", "content-length", "etag", "x-request-id", "ratelimit"}
 
 _AWAITED = {
     # A field of leases. A request of this test makes a renewal order, which reaches the leases some seconds later.

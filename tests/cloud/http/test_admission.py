@@ -138,9 +138,33 @@ async def test_a_refusal_is_late_and_names_the_seconds_to_wait() -> None:
         await it.check(THINGS, None, HOSTILE)
     with pytest.raises(Refusal) as caught:
         await it.check(THINGS, None, HOSTILE)
-    assert (caught.value.code, caught.value.headers) == ("rate_limited", {"Retry-After": "1"})
+    assert caught.value.code == "rate_limited"
+    assert caught.value.headers == {
+        "Retry-After": "1",
+        "RateLimit-Policy": '"things";q=4;w=4',
+        "RateLimit": '"things";r=0;t=1',
+    }
     with pytest.raises(Refusal, match="no limits"):
         await it.check(None, None, HOSTILE)
+
+
+async def test_a_caller_sees_what_is_left_of_its_own_limit_and_no_key() -> None:
+    clock = Clock()
+    it = Admission(clock, shared_networks=("203.0.113.0/24",))
+
+    async def left(caller: Caller | None, host: str = HONEST) -> str:
+        quota = await it.check(THINGS, caller, host)
+        return quota.headers["RateLimit"] if quota is not None else ""
+
+    alice = Caller("operator", "tok_alice")
+    assert [await left(alice) for _ in range(3)] == [f'"things";r={3 - n};t={n + 1}' for n in range(3)]
+    clock.now += 1.5
+    assert await left(alice) == '"things";r=1;t=3'
+    assert await left(Caller("operator", "tok_bob")) == '"things";r=3;t=1'
+    assert await left(None) == '"things";r=3;t=1'
+    # A caller behind a proxy has no bucket of its own, and a service has no limit on its own routes.
+    assert await left(None, "203.0.113.9") == ""
+    assert await it.check(SERVICES, Caller("service", "fabric"), HONEST) is None
 
 
 async def test_late_refusals_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,9 +336,13 @@ def test_the_guard_asks_for_each_caller_and_answers_429() -> None:
         assert [client.get("/open").status_code for _ in range(6)] == [200] * 4 + [429] * 2
         answer = client.get("/open")
         assert (answer.json()["code"], answer.headers["retry-after"]) == ("rate_limited", "1")
+        assert answer.headers["ratelimit"] == f'"{open_route.opt["bucket"].name}";r=0;t=1'
         for token in ("tok_hostile", "tok_honest"):
             headers = {"Authorization": f"Bearer {token}"}
-            assert [client.get("/operators", headers=headers).status_code for _ in range(5)] == [200] * 4 + [429]
+            answers = [client.get("/operators", headers=headers) for _ in range(5)]
+            assert [each.status_code for each in answers] == [200] * 4 + [429]
+            assert [each.headers["ratelimit"].split(";")[1] for each in answers] == ["r=3", "r=2", "r=1", "r=0", "r=0"]
+            assert token not in str([each.headers for each in answers])
         # A wrong token never stops a right one from the same address.
         assert all(
             client.get("/operators", headers={"Authorization": "Bearer x"}).status_code == 401 for _ in range(60)

@@ -192,7 +192,7 @@ def test_routes_are_enumerated_with_their_lists() -> None:
     assert entries["/enrolling"].peers == (ENROLLING,)
     assert entries["/nobody"].peers == entries["/oddly-listed"].peers == ()
     assert (entries["/orders"].method, entries["/things/{number}"].method) == ("POST", "GET")
-    assert len(entries) == 14
+    assert len(entries) == 15
     assert [str(entry) for entry in (NODE, service("fabric"))] == ["node", "service/fabric"]
 
 
