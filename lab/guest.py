@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -72,7 +72,12 @@ class Done(msgspec.Struct, frozen=True):
 class Guest:
     """One machine. Its disk and the state of its TPM are in `directory`; `start` boots it."""
 
-    def __init__(self, directory: Path, image: Image, chip: Path, board: Board | None = None) -> None:
+    drive = ""
+    """QEMU's options of the disk; empty for the file `disk`."""
+
+    def __init__(
+        self, directory: Path, image: Image, chip: Path, board: Board | None = None, *, drive: str = ""
+    ) -> None:
         """Boots nothing yet.
 
         Args:
@@ -80,9 +85,11 @@ class Guest:
             image: the image that the disk starts from.
             chip: a directory with the state of a software TPM. It is copied.
             board: the hardware's names.
+            drive: the options of QEMU for another disk than a file made from the image, without a comma at the end.
         """
         self.directory = directory
         self.image = image
+        self.drive = drive
         self.board = board or Board()
         self.disk = directory / "disk.qcow2"
         self.chip = directory / "chip"
@@ -97,7 +104,8 @@ class Guest:
         """How often the power came on."""
         self.boot_seconds: list[float] = []
         """The time of each boot that was waited for, from the power to the first command."""
-        _image_tool("create", "-q", "-f", "qcow2", "-b", str(image.disk), "-F", "raw", str(self.disk))
+        if not drive:
+            _image_tool("create", "-q", "-f", "qcow2", "-b", str(image.disk), "-F", "raw", str(self.disk))
 
     def copied(self, directory: Path, *, chip: Path | None = None, board: Board | None = None) -> "Guest":
         """Another machine with a copy of this stopped machine's disk.
@@ -196,7 +204,7 @@ class Guest:
             "-smbios", f"type=1,manufacturer=Lab,product=Guest,serial={board.serial},uuid={board.uuid}",
             "-smbios", f"type=2,manufacturer=Lab,product=Board,serial={board.board_serial}",
             "-smbios", f"type=3,manufacturer=Lab,serial={board.chassis_serial}",
-            "-drive", f"if=none,id=disk,file={self.disk},format=qcow2,cache=writeback",
+            "-drive", f"if=none,id=disk,cache=writeback,{self.drive or f'file={self.disk},format=qcow2'}",
             "-device", f"virtio-blk-pci,drive=disk,serial={board.disk_serial}",
             *self._agent_disk(),
             "-netdev", "user,id=net", "-device", f"virtio-net-pci,netdev=net,mac={board.mac}",
@@ -238,28 +246,56 @@ class Guest:
 
         Without a command the guest only answers.
         """
-        number = next(self._numbers)
-        asked = {"id": number, "argv": argv, "input": given, "seconds": seconds}
         until = time.monotonic() + seconds
         try:
-            if self._shell is None:
-                self._shell = socket.socket(socket.AF_UNIX)
-                self._shell.connect(str(self.directory / "shell.sock"))
-            self._shell.settimeout(seconds)
-            self._shell.sendall(json.dumps(asked).encode() + b"\n")
-            while True:
-                *lines, self._rest = self._rest.split(b"\n")
-                for line in lines:
-                    answer = json.loads(line)
-                    if answer["id"] == number:
-                        return Done(answer["status"], answer["out"], answer["error"])
-                self._shell.settimeout(max(0.01, until - time.monotonic()))
-                data = self._shell.recv(65536)
-                if not data:
-                    raise OSError("QEMU closed the connection")
-                self._rest += data
+            return self._answer(self._ask(argv, given, seconds), until)
         except OSError as error:
             raise StepFailed(f"`{' '.join(argv)}` did not run in the guest: {error}") from error
+
+    def begin(self, *argv: str, seconds: float = COMMAND_SECONDS_MAX) -> Callable[[float], Done | None]:
+        """Start a command in the guest, without waiting for it. No other command may start before it has ended.
+
+        Returns a function that waits for the answer, at most the seconds given, and returns None without one.
+        Raises StepFailed.
+        """
+        try:
+            number = self._ask(argv, "", seconds)
+        except OSError as error:
+            raise StepFailed(f"`{' '.join(argv)}` did not start in the guest: {error}") from error
+
+        def answered(patience: float) -> Done | None:
+            with contextlib.suppress(OSError):
+                return self._answer(number, time.monotonic() + patience)
+            return None
+
+        return answered
+
+    def _ask(self, argv: Sequence[str], given: str, seconds: float) -> int:
+        """Send a command. Returns its number. Raises OSError."""
+        number = next(self._numbers)
+        asked = {"id": number, "argv": argv, "input": given, "seconds": seconds}
+        if self._shell is None:
+            self._shell = socket.socket(socket.AF_UNIX)
+            self._shell.connect(str(self.directory / "shell.sock"))
+        self._shell.settimeout(seconds)
+        self._shell.sendall(json.dumps(asked).encode() + b"\n")
+        return number
+
+    def _answer(self, number: int, until: float) -> Done:
+        """Wait for the answer of a command. Raises OSError."""
+        if self._shell is None:
+            raise OSError("the power is off")
+        while True:
+            *lines, self._rest = self._rest.split(b"\n")
+            for line in lines:
+                answer = json.loads(line)
+                if answer["id"] == number:
+                    return Done(answer["status"], answer["out"], answer["error"])
+            self._shell.settimeout(max(0.01, until - time.monotonic()))
+            data = self._shell.recv(65536)
+            if not data:
+                raise OSError("QEMU closed the connection")
+            self._rest += data
 
     def checked(self, *argv: str, given: str = "", seconds: float = COMMAND_SECONDS_MAX) -> str:
         """The output of a command that must exit with 0. Raises StepFailed."""
@@ -315,6 +351,10 @@ class Guest:
     def resume(self) -> None:
         """Let a paused machine go on."""
         self.qmp("cont")
+
+    def link(self, up: bool) -> None:
+        """Plug the network cable in, or pull it."""
+        self.qmp("set_link", {"name": "net", "up": up})
 
     @property
     def asleep(self) -> bool:

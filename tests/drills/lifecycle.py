@@ -9,8 +9,6 @@ import argparse
 import os
 import random
 import re
-import shutil
-import subprocess
 import tempfile
 import time
 from contextlib import ExitStack
@@ -23,6 +21,7 @@ from lab.nspawn import TPM_TCTI, Container, missing_packages
 from lab.processes import StepFailed, ended, wait_until
 from lab.tpm import SoftTpm
 from tests.drills.frame import CannotRun, Figure, Outcome, Say
+from tests.system.support.package_versions import REINSTALL, with_version
 
 USUAL_TIME = "6 min"
 MINUTES_MAX = 60.0
@@ -103,17 +102,7 @@ class Life:
 
     def _version(self, version: str, *, older: bool = False) -> str:
         """Make the package with another version, and put it on the machine. `older` reads no state. Returns its path."""
-        tree = self._directory / f"tree-{version}-{older}"
-        subprocess.run(["dpkg-deb", "-R", str(self._package), str(tree)], check=True)
-        control = tree / "DEBIAN" / "control"
-        control.write_text(re.sub(r"(?m)^Version: .*$", f"Version: {version}", control.read_text()))
-        if older:
-            preinst = tree / "DEBIAN" / "preinst"
-            preinst.write_text(re.sub(r"(?m)^STATE_VERSION=.*$", "STATE_VERSION=0", preinst.read_text()))
-        made = self._directory / f"cascadia-{version}-{older}.deb"
-        subprocess.run(["dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "-b", str(tree), str(made)], check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
-        shutil.rmtree(tree)
+        made = with_version(self._package, version, self._directory, reads_no_state=older)
         self.machine.write(f"/var/cache/lab/{made.name}", made.read_bytes())
         return f"/var/cache/lab/{made.name}"
 
@@ -232,10 +221,11 @@ class Life:
             command = ("timeout", "--signal=KILL", f"{after:.3f}", "dpkg", "-i", self.debs[name])
             self.machine.run(*_MODE, "setsid", "--wait", *command)
             self.machine.run("sh", "-c", "kill -KILL $(pgrep -x dpkg) $(pgrep -f /var/lib/dpkg) 2>/dev/null")
-            self.dpkg("--configure", "-a")
+            done = self.machine.run(*_MODE, "dpkg", "--configure", "-a", seconds=PURGE_SECONDS_MAX)
+            assert done.status == 0 or REINSTALL in done.error, done.out + done.error
             status = self.machine.run("dpkg-query", "-W", "-f", "${Status}", "cascadia").out
             if status != "install ok installed":
-                # dpkg says so itself: a package that was unpacked in part is unpacked again.
+                # A package that was unpacked in part is unpacked again.
                 self.dpkg("-i", self.debs[name])
             assert self.active() == node, f"killed after {after:.3f} s"
         _same("seats and counters", (self.seats(), len(self.indices())), (1, 1))

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from lab.cloud import PORTS, Cloud
-from lab.guest import Board, Guest
+from lab.guest import COMMAND_SECONDS_MAX, Board, Guest
 from lab.guest_image import Image
 from lab.processes import StepFailed, accepts, ended, wait_until
 from lab.tpm import SoftTpm
@@ -96,6 +96,11 @@ class Seen(msgspec.Struct, frozen=True):
             return False
         return self.document["floor"]["record_state"] == "current" and "floor_not_raised" not in self.conditions
 
+    @property
+    def floor_known(self) -> bool:
+        """Whether the TPM has answered, so that the floor record is compared with the counter."""
+        return self.document is not None and self.document["floor"]["record_state"] != "unjudged"
+
     def seconds_to(self, date: str) -> float:
         """The seconds until a date of the lease, by the clock of this machine."""
         return (datetime.fromisoformat(self.licence["lease"][date]) - now()).total_seconds()
@@ -118,10 +123,10 @@ class Seen(msgspec.Struct, frozen=True):
         return f"{self.state}, gate {'open' if self.open else 'closed'}" + (f" ({codes})" if codes else "")
 
 
-def seen(guest: Guest) -> Seen:
-    """What the agent in the guest answers now."""
+def seen(guest: Guest, seconds: float = COMMAND_SECONDS_MAX) -> Seen:
+    """What the agent in the guest answers now, within some seconds."""
     try:
-        return Seen(guest.ask("/v1/status"))
+        return Seen(guest.ask("/v1/status", seconds=seconds))
     except StepFailed:  # the agent ended during the answer, or the guest is slow
         return Seen()
 
@@ -138,9 +143,9 @@ def wait_for(guest: Guest, what: str, good: Callable[[Seen], bool], seconds: flo
         time.sleep(POLL_SECONDS)
 
 
-def wait_active(guest: Guest) -> Seen:
+def wait_active(guest: Guest, seconds: float = STATE_SECONDS_MAX) -> Seen:
     """Wait until the licence is active by an answer of the cloud."""
-    return wait_for(guest, "active by an answer of the cloud", lambda one: one.active)
+    return wait_for(guest, "active by an answer of the cloud", lambda one: one.active, seconds)
 
 
 def must(holds: bool, text: str) -> None:
