@@ -85,7 +85,9 @@ _UNDECIDED_PAGE = compiled(
     limit=param("limit"),
 )
 _OVERDUE = compiled(
-    _CASE.select().where(_IS_UNFINISHED, RecoveryCase.decide_by <= param("now")).order_by(RecoveryCase.id),
+    _CASE.select()
+    .where(_IS_UNFINISHED, RecoveryCase.decide_by <= param("now"), RecoveryCase.id > param("after"))
+    .order_by(RecoveryCase.id),
     limit=param("limit"),
 )
 _UPDATE = compiled(
@@ -170,6 +172,7 @@ class RecoveryCaseStore:
         (row,) = await self._engine.fetch(_UNFINISHED_OF_TENANT, tenant=tenant)
         return int(row["n"])
 
-    async def overdue(self, now: datetime, limit: int) -> list[RecoveryCaseRow]:
-        """Unfinished cases whose `decide_by` has passed."""
-        return [_CASE.read(row) for row in await self._engine.fetch(_OVERDUE, now=now, limit=limit)]
+    async def overdue(self, now: datetime, after: str, limit: int) -> list[RecoveryCaseRow]:
+        """Unfinished cases after the id `after` whose `decide_by` has passed, in order of id."""
+        rows = await self._engine.fetch(_OVERDUE, now=now, after=after, limit=limit)
+        return [_CASE.read(row) for row in rows]

@@ -1,5 +1,6 @@
 """Wiring: the parts of activations and recoveries. Decides nothing."""
 
+import logging
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from cloud.fabric.service.recovery.claims import RecoveryClaims
 from cloud.fabric.service.recovery.decisions import CaseDecisions
 from cloud.fabric.service.recovery.refusals import RecoveryRefusals
 from cloud.fabric.wiring.part_groups import Given
+from cloud.tasks.bounded_log import BoundedLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ def make_recovery_parts(given: Given, clones: Clones) -> RecoveryParts:
             statement_stream=shared.statement_stream,
             wake_room=shared.wake_room,
             wake_background=shared.woken.set,
+            troubles=BoundedLog(logging.getLogger("cascade.fabric.recovery"), now),
         ),
         claims=RecoveryClaims(signer=ports.signer, nodes=stores.nodes, tenants=stores.tenants, codes=codes),
         refusals=RecoveryRefusals(now=now, transaction=transaction, audit=audit, codes=codes),

@@ -24,11 +24,13 @@ from cloud.fabric.store.recovery_codes import RecoveryCodeStore
 from cloud.fabric.store.rows import ActivationRow, GenerationRow, NodeRow, RecoveryCaseRow
 from cloud.fabric.store.tenants import TenantStore
 from cloud.fabric.wake import WakeRoom
+from cloud.storage.errors import DatabaseBusy, DatabaseUnavailable, TransactionLost
+from cloud.tasks.bounded_log import BoundedLog
 from protocol.faults import fault_point
 from protocol.ids import RecoveryId
 
 ROWS_MAX = 100
-"""Cases of one pass. Further cases are handled in the next pass."""
+"""Cases that one pass ends. Further cases are handled in the next pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class CaseDecisions:
     statement_stream: StatementStream
     wake_room: WakeRoom
     wake_background: WakeBackground
+    troubles: BoundedLog
+    """Gets the cases that cannot be ended."""
 
     async def find(self, case: RecoveryId) -> RecoveryCaseRow:
         """The case. Raises NotFound."""
@@ -147,19 +151,36 @@ class CaseDecisions:
         No person has said that the machine on the grace lease is the node. So its chip is not the node's any more, and
         its next case is that of another machine. Its generation stays open and gets no lease: a tombstone on the machine
         would bar `cascadia recover`, with which an honest machine asks again.
+
+        A case that cannot be ended is logged and tried again in the next pass. It stops no other one. Raises DatabaseBusy,
+        DatabaseUnavailable, TransactionLost.
         """
-        for case in await self.cases.overdue(self.now(), ROWS_MAX):
-            with fault_point("fabric.recovery.lapse"):
-                async with self.transaction(*self.keys(case)):
-                    fresh = await self.cases.find(case.id)
-                    if fresh is None or fresh.state not in UNFINISHED or fresh.decide_by > self.now():
-                        continue
-                    await self.activations.end_waiting(fresh.activation, "expired")
-                    node = await self._node(fresh)
-                    if await self._on_grace(fresh, node) is not None:
-                        await self._give_chip_back(fresh, node)
-                    lapsed = msgspec.structs.replace(fresh, state="lapsed", reason="the time for it ran out")
-                    await self._store(lapsed, SYSTEM, "recovery.lapsed")
+        after, ended = "", 0
+        while ended < ROWS_MAX and (cases := await self.cases.overdue(self.now(), after, ROWS_MAX - ended)):
+            after = cases[-1].id
+            for case in cases:
+                try:
+                    await self._end(case)
+                    ended += 1
+                except (DatabaseBusy, DatabaseUnavailable, TransactionLost):
+                    raise
+                except Exception as error:  # noqa: BLE001 (one broken case must not keep the others open)
+                    self.troubles.warn(
+                        type(error).__name__, "cannot end an overdue recovery", case=case.id, error=repr(error)
+                    )
+
+    async def _end(self, case: RecoveryCaseRow) -> None:
+        with fault_point("fabric.recovery.lapse"):
+            async with self.transaction(*self.keys(case)):
+                fresh = await self.cases.find(case.id)
+                if fresh is None or fresh.state not in UNFINISHED or fresh.decide_by > self.now():
+                    return
+                await self.activations.end_waiting(fresh.activation, "expired")
+                node = await self._node(fresh)
+                if await self._on_grace(fresh, node) is not None:
+                    await self._give_chip_back(fresh, node)
+                lapsed = msgspec.structs.replace(fresh, state="lapsed", reason="the time for it ran out")
+                await self._store(lapsed, SYSTEM, "recovery.lapsed")
 
     # Inside of the transaction
 

@@ -79,4 +79,5 @@ async def test_unfinished_cases_are_overdue_at_their_end(stores: Stores) -> None
     due = numbered(1, decide_by=NOW)
     for row in (due, numbered(2, decide_by=NOW + HOUR), numbered(3, decide_by=NOW, state="consumed")):
         await stores.recovery_cases.insert(row)
-    assert await stores.recovery_cases.overdue(NOW, 10) == [due]
+    assert await stores.recovery_cases.overdue(NOW, "", 10) == [due]
+    assert await stores.recovery_cases.overdue(NOW, due.id, 10) == []

@@ -3,8 +3,11 @@
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from cloud.fabric import errors
+from cloud.fabric.service.recovery import decisions
+from protocol.ids import ActivationId, NodeId, RecoveryId
 from protocol.messages.activation import Activated
 from protocol.signed.statements import Lease
 from tests.cloud.engines import ENGINES
@@ -87,6 +90,32 @@ async def test_undecided_and_unused_cases_lapse(world: World, machine: Machine) 
             await decide(world, case.id, decision)
     assert (await world.actions(case.id))[-1] == "recovery.lapsed"
     await waits(machine, claim(machine.node))
+
+
+@pytest.mark.parametrize("databases", ENGINES, indirect=True)
+async def test_a_broken_case_stops_no_other_one_and_is_logged_with_a_bound(
+    world: World, machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await waits(machine, claim(machine.node))
+    case = await case_of(world, machine.node)
+    monkeypatch.setattr(decisions, "ROWS_MAX", 2)
+    cases = world.parts.stores.recovery_cases
+    # More cases than one page has come first, and their nodes are gone.
+    for number in range(3):
+        broken = replace(
+            case, id=RecoveryId(f"rcv_0{number}"), node=NodeId(f"node_0{number}"), activation=ActivationId("")
+        )
+        async with world.parts.stores.engine.transaction():
+            await cases.insert(broken)
+    world.clock.forward(14 * DAY)
+    for _ in range(5):
+        await run_once(world)
+    assert (await case_of(world, machine.node)).state == "lapsed"
+    found = await cases.find(RecoveryId("rcv_00"))
+    assert found is not None
+    assert found.state == case.state
+    texts = [record for record in caplog.records if record.message == "cannot end an overdue recovery"]
+    assert [vars(record)["case"] for record in texts] == ["rcv_00"]
 
 
 @pytest.mark.parametrize("databases", ENGINES, indirect=True)
