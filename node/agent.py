@@ -35,6 +35,7 @@ from node.local import routes
 from node.local.changes import Changes
 from node.local.documents import StatusDocument, status_document
 from node.local.grants import DIRECTORY, Grants, grants_of
+from node.local.place import SocketLost
 from node.local.server import servings
 from node.settling import Revoked, Settling, Superseded
 from node.state import NotActivated, State
@@ -224,7 +225,8 @@ class Agent:
 
         `ready` is called once the agent serves. `passed` are the descriptors that systemd has passed. It also returns
         after a command has borrowed the state with `lending`. Before READY it raises Revoked or TpmError. After READY it
-        raises an ExceptionGroup with the TpmError if the TPM still fails when the lease is due for refresh. With
+        raises an ExceptionGroup: with the TpmError if the TPM still fails when the lease is due for refresh, or with
+        SocketLost. With
         `announced` READY was reported before, so a revoked node serves with a closed gate. Raises NotActivated after
         `deactivate`.
         """
@@ -275,7 +277,8 @@ class Agent:
 
         async with trio.open_nursery() as nursery:
             for where, loop in loops.items():
-                nursery.start_soon(supervised, where, loop, self._errors)
+                # A lost socket ends the agent on purpose.
+                nursery.start_soon(partial(supervised, ends=(SocketLost,)), where, loop, self._errors)
             nursery.start_soon(self._keep_watched)
             nursery.start_soon(work, nursery)
             nursery.start_soon(self._until_deactivated, nursery.cancel_scope)

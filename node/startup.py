@@ -37,6 +37,7 @@ from node.local import routes
 from node.local.changes import Changes
 from node.local.documents import StatusDocument, status_document
 from node.local.grants import DIRECTORY, Grants
+from node.local.place import SocketLost
 from node.local.server import servings
 from node.state import NotActivated, State
 from node.supervision import UnexpectedErrors, supervised
@@ -308,7 +309,7 @@ class _Start:
         sockets = servings(self._config.socket, routes.handler(self._starting), self._state.conditions, self._passed)
         async with trio.open_nursery() as nursery:
             for where, loop in sockets.items():
-                nursery.start_soon(supervised, where, loop, self._errors)
+                nursery.start_soon(partial(supervised, ends=(SocketLost,)), where, loop, self._errors)
             watched = partial(supervised, pause_seconds_max=WATCHDOG_PAUSE_SECONDS)
             nursery.start_soon(watched, "watchdog", partial(notify.keep_watched, self._tpm.answers), self._errors)
             notify.ready("the state cannot be read, gate closed")

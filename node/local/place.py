@@ -2,7 +2,8 @@
 other users could replace it.
 
 systemd keeps its socket open while the agent restarts, and connections wait in it. If the file of systemd's socket is
-gone, no program can connect any more. The agent then makes a socket of its own at the path.
+gone, no program can connect any more. The agent then ends, and systemd makes the socket again when it starts the agent.
+Under systemd the agent makes no socket itself, because the unit forbids listen(2).
 
 Only root and the agent's user may write the socket's directory, because another socket at the path could report any
 licence to the software on the machine.
@@ -49,6 +50,14 @@ class GatesSocketUnusable(SocketUnusable):
     code = "gates_socket_unusable"
 
 
+class SocketLost(NodeError):
+    """The file of a socket that systemd has passed is gone or replaced. The agent ends."""
+
+    exit = Exit.TRY_AGAIN
+    code = "socket_lost"
+    next = "Find out who removed the file. systemd makes the socket again with the next start of the agent."
+
+
 class Kind(msgspec.Struct, frozen=True):
     """One of the agent's sockets. The condition while it cannot be made has the code of `error`."""
 
@@ -78,6 +87,8 @@ class Place(msgspec.Struct, frozen=True):
     identity: tuple[int, int]
     weaknesses: tuple[Weakness, ...] = ()
     kind: Kind = PUBLIC
+    is_passed: bool = False
+    """Whether systemd made the socket."""
 
     def listener(self) -> trio.SocketListener:
         """The socket for the event loop, which closes it."""
@@ -110,16 +121,15 @@ def listen(path: Path, passed: Sequence[int] = (), kind: Kind = PUBLIC) -> Place
     """A socket at `path` that listens, and that the users of its kind can reach. A socket left by a crash is replaced.
 
     `passed` are the descriptors that systemd has passed (`node.system.listening`). They stay open, so that the socket
-    can be taken again. A passed socket that cannot be reached at the path any more is replaced too. The socket of the
-    gates is also made if systemd has passed others only.
+    can be taken again. With them no socket is made.
 
     Missing directories are made with the mode 0755, whatever the umask. If the agent's user owns the directory and
     others may write it, they lose this right. The caller holds the state lock, so no other agent of this state listens.
     Raises SocketUnusable, also if others may replace the socket, another agent listens at the path, or no passed socket
-    is the public one of this path.
+    is the one of this path; SocketLost if the passed socket cannot be reached at the path any more.
     """
-    if passed and (taken := _taken(path, passed, kind)) is not None:
-        return taken
+    if passed:
+        return _taken(path, passed, kind)
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     fresh = path.with_name(path.name + ".new")
     try:
@@ -142,31 +152,25 @@ def listen(path: Path, passed: Sequence[int] = (), kind: Kind = PUBLIC) -> Place
     return Place(path, raw, (made.st_dev, made.st_ino), weaknesses, kind)
 
 
-def _taken(path: Path, passed: Sequence[int], kind: Kind) -> Place | None:
-    """The passed socket of `path`; None if its file is gone or replaced. Raises SocketUnusable."""
+def _taken(path: Path, passed: Sequence[int], kind: Kind) -> Place:
+    """The passed socket of `path`. Raises SocketLost if its file is gone or replaced; SocketUnusable."""
     with ExitStack() as held:
-        chosen = _passed_socket(path, passed, required=kind == PUBLIC)
-        if chosen is None:
-            return None
-        raw = held.enter_context(chosen)
+        raw = held.enter_context(_passed_socket(path, passed, kind))
         try:
             weaknesses = secure(path)
             if not _leads_to(path, raw):
-                return None
+                raise SocketLost(f"cannot go on: another file is in the place of the socket {path}")
             found = path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise SocketLost(f"cannot go on: the socket {path} is gone") from error
         except OSError as error:
             raise SocketUnusable(f"cannot listen at {path}: {error.strerror}") from error
         held.pop_all()
-    return Place(path, raw, (found.st_dev, found.st_ino), weaknesses, kind)
+    return Place(path, raw, (found.st_dev, found.st_ino), weaknesses, kind, is_passed=True)
 
 
-def _passed_socket(path: Path, passed: Sequence[int], *, required: bool) -> socket.socket | None:
-    """The passed socket that listens at `path`, with a descriptor of its own. None if there is none.
-
-    Raises SocketUnusable if there is none and it is `required`.
-    """
+def _passed_socket(path: Path, passed: Sequence[int], kind: Kind) -> socket.socket:
+    """The passed socket that listens at `path`, with a descriptor of its own. Raises SocketUnusable if there is none."""
     others = []
     for descriptor in passed:
         try:
@@ -181,11 +185,10 @@ def _passed_socket(path: Path, passed: Sequence[int], *, required: bool) -> sock
             return raw
         raw.close()
         others.append(f"one listens at {name!r}" if listens else "one is no listening unix stream socket")
-    if not required:
-        return None
+    unit = "cascadia.socket" if kind == PUBLIC else "cascadia-gates.socket"
     raise SocketUnusable(
-        f"cannot use the sockets of systemd: {', '.join(others)}, and the setting `socket` is {path}",
-        next_step="Give the unit cascadia.socket one `ListenStream=`, with the path of the setting `socket`.",
+        f"cannot use the sockets of systemd: {', '.join(others)}, and the agent needs {path}",
+        next_step=f"Give the unit {unit} one `ListenStream=`, with this path, and run `systemctl restart cascadia`.",
     )
 
 

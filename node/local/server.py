@@ -5,7 +5,7 @@ machine. Commands (`POST`) are for root and the agent's own user; the kernel nam
 connection carries one request. Answers are computed for each request and never stored.
 
 The server never stops accepting. `node.local.connections` decides which idle connection is closed when places are
-short. The socket is made again when its file is gone, also if systemd has made it. No system call of the event loop waits for a disk.
+short. The socket is made again when its file is gone; if systemd has made it, the agent ends. No system call of the event loop waits for a disk.
 """
 
 import importlib
@@ -30,6 +30,7 @@ from node.local.place import (
     GatesSocketUnusable,
     Kind,
     Place,
+    SocketLost,
     SocketUnusable,
     is_privileged,
     listen,
@@ -113,7 +114,7 @@ async def serve(
     check_seconds: float = CHECK_SECONDS,
     user_of: Callable[[trio.socket.SocketType], int] = user_of,
 ) -> None:
-    """Answer until cancelled. A failing client ends its own exchange and nothing else.
+    """Answer until cancelled. A failing client ends its own exchange and nothing else. Raises SocketLost.
 
     Args:
         place: the socket that listens. When its file is gone or replaced, another socket is made at the path.
@@ -143,7 +144,10 @@ class Serving:
     def __init__(
         self, path: Path, handler: Handler, conditions: Conditions, passed: Sequence[int] = (), kind: Kind = PUBLIC
     ) -> None:
-        """Make the socket, or take the passed one. Raises SocketUnusable for the public one; the gates' is tried again."""
+        """Make the socket, or take the passed one. Raises SocketLost.
+
+        Raises SocketUnusable for the public socket. `run` tries again to make the one of the gates.
+        """
         self._path = path
         self._handler = handler
         self._conditions = conditions
@@ -158,7 +162,7 @@ class Serving:
             _report_unusable(kind, error, conditions)
 
     async def run(self) -> None:
-        """Answer until cancelled. While the socket cannot be made, there is a condition."""
+        """Answer until cancelled. While the socket cannot be made, there is a condition. Raises SocketLost."""
         place, self._place = self._place, None
         while place is None:
             try:
@@ -179,7 +183,7 @@ class Serving:
 def servings(
     path: Path, handler: Handler, conditions: Conditions, passed: Sequence[int] = ()
 ) -> dict[str, Callable[[], Awaitable[None]]]:
-    """The agent's sockets: name of a background task -> the task. Raises SocketUnusable if the public one is not made.
+    """The agent's sockets: name of a background task -> the task. Raises SocketUnusable for the public one; SocketLost.
 
     The gates have a socket of their own, with its own queue in the kernel and its own places.
     """
@@ -196,7 +200,7 @@ def _report_unusable(kind: Kind, error: SocketUnusable, conditions: Conditions) 
 
 
 async def _replacement(place: Place, conditions: Conditions, check_seconds: float) -> Place:
-    """Wait until the socket's file is gone or replaced, and make the socket again."""
+    """Wait until the socket's file is gone or replaced, and make the socket again. Raises SocketLost."""
     limiter = trio.CapacityLimiter(1)  # of the socket alone, because the state's disk may be frozen
 
     def check() -> Place:
@@ -205,6 +209,8 @@ async def _replacement(place: Place, conditions: Conditions, check_seconds: floa
                 return msgspec.structs.replace(place, weaknesses=secure(place.path))
         except OSError as error:
             raise SocketUnusable(f"cannot check the socket {place.path}: {error.strerror}") from error
+        if place.is_passed:
+            raise SocketLost(f"cannot go on: the socket {place.path} is gone, or another file is in its place")
         return listen(place.path, kind=place.kind)
 
     _report(place, conditions)

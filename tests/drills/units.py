@@ -143,7 +143,7 @@ class _Life:
         """Run every step. A step that fails is a finding, and the next one runs."""
         steps: tuple[Callable[[], None], ...] = (
             self.install, self.analysed, self.unactivated, self.sandbox, self.activated, self.callers, self.restarts,
-            self.crashes, self.hangs, self.rebooted, self.revoked, self.readmitted, self.wrong_settings,
+            self.crashes, self.loses_a_socket, self.hangs, self.rebooted, self.revoked, self.readmitted, self.wrong_settings,
         )  # fmt: skip
         for step in steps:
             began, name, before = time.monotonic(), step.__name__.replace("_", " "), len(self._findings)
@@ -175,6 +175,9 @@ class _Life:
         wait_until(
             f"the state {state}", lambda: f'"state":"{state}"' in self._ask("GET", "/v1/license"), STATE_SECONDS_MAX
         )
+
+    def _wait_start(self, before: int) -> None:
+        wait_until("another start", lambda: self._starts() > before, STATE_SECONDS_MAX)
 
     def _wait_unit(self, state: str) -> None:
         wait_until(f"the unit {state}", lambda: self._unit()[0] == state, STATE_SECONDS_MAX)
@@ -241,7 +244,9 @@ class _Life:
         seen = sandbox_probe.users_seen(self._host, USERS)
         must(seen == list(USERS), f"the users of three connections are {seen}")
         self._host.checked(
-            "sh", "-c", "systemctl stop lab-probe; rm -rf /var/lib/cascadia/* /run/cascadia/lab*; rm /dev/tpmrm0"
+            "sh",
+            "-c",
+            "systemctl stop lab-probe.socket lab-probe.service; rm -rf /var/lib/cascadia/* /run/cascadia/lab*; rm /dev/tpmrm0",
         )
 
     def activated(self) -> None:
@@ -284,9 +289,19 @@ class _Life:
         before = self._starts()
         self._host.checked("systemctl", "kill", "--kill-whom=main", "--signal=KILL", SERVICE)
         began = time.monotonic()
-        wait_until("another start", lambda: self._starts() > before, STATE_SECONDS_MAX)
+        self._wait_start(before)
         self._figures["pause after a crash, seconds"] = round(time.monotonic() - began, 1)
         self._wait_state("active")
+
+    def loses_a_socket(self) -> None:
+        """After the file of a socket was removed, the agent ends, and systemd makes both sockets again."""
+        for name in ("cascadia.sock", "gates.sock"):
+            before = self._starts()
+            self._host.checked("rm", f"/run/cascadia/{name}")
+            self._wait_start(before)
+            self._wait_state("active")
+            modes = self._host.checked("sh", "-c", "cd /run/cascadia; stat --format='%a %U' cascadia.sock gates.sock")
+            must(modes == "666 root\n600 cascadia\n", f"the sockets have modes and owners {modes!r}")
 
     def hangs(self) -> None:
         """The watchdog ends an agent that is stopped, and another one starts."""

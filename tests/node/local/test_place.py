@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from node.exits import Exit
-from node.local.place import GATES, OPEN, PUBLIC, TIGHTENED, Place, SocketUnusable, listen
+from node.local.place import GATES, OPEN, PUBLIC, TIGHTENED, Place, SocketLost, SocketUnusable, listen
 
 NOBODY = 65534
 
@@ -205,7 +205,8 @@ def test_many_connections_wait_at_the_socket_of_systemd(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", ["deleted", "left by a crash"])
-def test_a_socket_of_systemd_without_its_file_is_replaced(tmp_path: Path, gone: str) -> None:
+def test_a_socket_of_systemd_without_its_file_ends_the_agent(tmp_path: Path, gone: str) -> None:
+    """The next start gets another one from systemd, so the exit code is one of those that systemd restarts."""
     path = tmp_path / "run" / "s"
     with passed(path) as theirs:
         path.unlink()
@@ -213,12 +214,10 @@ def test_a_socket_of_systemd_without_its_file_is_replaced(tmp_path: Path, gone: 
             with socket.socket(socket.AF_UNIX) as stale:
                 stale.bind(str(path))
                 stale.listen()
-        with socket.socket(socket.AF_UNIX) as client:
-            place = listen(path, [theirs.fileno()])
-            client.connect(str(path))
-            place.socket.setblocking(False)
-            place.socket.accept()[0].close()
-            place.socket.close()
+        with pytest.raises(SocketLost) as caught:
+            listen(path, [theirs.fileno()])
+    assert caught.value.exit is Exit.TRY_AGAIN
+    assert path.exists() == (gone == "left by a crash")
 
 
 def test_what_systemd_passes_must_be_the_socket_of_the_settings(tmp_path: Path) -> None:
@@ -231,7 +230,7 @@ def test_what_systemd_passes_must_be_the_socket_of_the_settings(tmp_path: Path) 
         (tmp_path / "file").open("w") as file,
     ):
         for descriptors, reason in (
-            ([elsewhere.fileno()], f"one listens at '{other}', and the setting `socket` is {path}"),
+            ([elsewhere.fileno()], f"one listens at '{other}', and the agent needs {path}"),
             ([elsewhere.fileno(), elsewhere.fileno()], f"one listens at '{other}', one listens at '{other}'"),
             ([datagrams.fileno()], "no listening unix stream socket"),
             ([quiet.fileno()], "no listening unix stream socket"),
@@ -254,11 +253,12 @@ def test_each_of_two_passed_sockets_is_taken_by_its_path(tmp_path: Path) -> None
             place.socket.close()
 
 
-def test_the_gates_get_a_socket_when_systemd_passes_the_public_one_alone(tmp_path: Path) -> None:
+def test_the_gates_get_no_socket_when_systemd_passes_the_public_one_alone(tmp_path: Path) -> None:
+    """The unit of the agent forbids listen(2)."""
     with passed(tmp_path / "run" / "s") as public:
-        place = listen(tmp_path / "run" / "gates", [public.fileno()], GATES)
-        assert (place.is_present(), mode(tmp_path / "run" / "gates")) == (True, 0o600)
-        place.socket.close()
+        with pytest.raises(SocketUnusable, match="and the agent needs") as caught:
+            listen(tmp_path / "run" / "gates", [public.fileno()], GATES)
+        assert "cascadia-gates.socket" in caught.value.next
 
 
 def test_a_socket_of_systemd_in_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:

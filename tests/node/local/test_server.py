@@ -24,7 +24,7 @@ from node.clock import utc_now
 from node.conditions import Conditions
 from node.gating.question import AgentSocket
 from node.local.messages import Answer, Request, problem
-from node.local.place import GATES, Place, listen
+from node.local.place import GATES, PUBLIC, Kind, Place, SocketLost, listen
 from node.local.server import Serving, serve, servings
 from tests.waiting import until
 
@@ -441,19 +441,21 @@ async def test_a_lost_socket_is_made_again(tmp_path: Path, nursery: trio.Nursery
     assert body(await exchange(path, get("/")))["path"] == "/"
 
 
-async def test_a_socket_of_systemd_is_made_again_by_the_agent(tmp_path: Path, nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("kind", [PUBLIC, GATES])
+async def test_the_loss_of_a_socket_of_systemd_ends_the_server(tmp_path: Path, kind: Kind) -> None:
     path = tmp_path / "run" / "cascadia.sock"
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as theirs:
         theirs.bind(str(path))
-        path.chmod(0o666)
+        path.chmod(kind.mode)
         theirs.listen()
-        nursery.start_soon(partial(serve, listen(path, [theirs.fileno()]), echo, check_seconds=0.02))
-        assert body(await exchange(path, get("/systemd")))["path"] == "/systemd"
-        before = path.lstat().st_ino
-        path.unlink()
-        await until("the socket", lambda: path.is_socket() and path.lstat().st_ino != before)
-        assert body(await exchange(path, get("/own")))["path"] == "/own"
+        with pytest.raises(ExceptionGroup) as caught:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(serve, listen(path, [theirs.fileno()], kind), echo, check_seconds=0.02))
+                assert body(await exchange(path, get("/systemd")))["path"] == "/systemd"
+                path.unlink()
+        assert caught.value.subgroup(SocketLost) is not None
+        assert not path.exists()
 
 
 async def test_a_frozen_disk_under_the_socket_holds_no_answer_up(
