@@ -133,7 +133,8 @@ def _bound(drop_in: Path) -> list[str]:
         ({f"{ETC}/a b.service": LINE, f"{ETC}/a$(id).service": LINE, f"{ETC}/é.service": LINE}, {}, {}),
         ({f"{ETC}/a.service.wants": LINE, f"{ETC}/a.conf": LINE, f"{ETC}/README": LINE}, {}, {}),
         ({f"{ETC}/x\\x2dy.service": LINE}, {"x\\x2dy.service": ["vision"]}, {}),
-        ({f"{ETC}/a=b.service": LINE, f"{ETC}/{'a' * 230}.service": LINE}, {}, {}),
+        ({f"{ETC}/a=b.service": LINE}, {}, {}),
+        ({f"{ETC}/{'a' * 230}.service": LINE}, {f"{'a' * 230}.service": ["vision"]}, {}),
     ],
 )
 def test_units(tmp_path: Path, files: dict[str, str | None], bound: Bound, starts: Bound) -> None:
@@ -160,6 +161,77 @@ def test_a_value_that_cannot_be_used_keeps_the_unit_from_starting(tmp_path: Path
     assert bound == {"a.service": [".invalid"]}
     assert said.startswith("cascadia-gates: ")
     assert f"{ETC}/a.service" in said
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "X-Cascadia-Entitlment=vision", "X-Cascadia-License=yes", "X-Cascadia-Entitlement: vision", "X-Cascadia=yes",
+        "X-Cascadia-Entitlements=", "x-cascadia-entitlement=vision", "X-Cascadia-Entitlement", "X-CascadiaLicence=no",
+    ],
+)  # fmt: skip
+def test_a_mistyped_line_keeps_the_unit_from_starting_and_is_named(tmp_path: Path, line: str) -> None:
+    bound, _, said = generate(tmp_path, {f"{ETC}/a.service": f"[Unit]\n{line}\n", f"{ETC}/b.service": LINE})
+    assert bound == {"a.service": [".invalid"], "b.service": ["vision"]}
+    assert f"{ETC}/a.service: no such line: {line}. The lines are X-Cascadia-Entitlement=NAME" in said
+
+
+def test_an_empty_line_in_a_drop_in_takes_a_mistyped_one_back(tmp_path: Path) -> None:
+    files: dict[str, str | None] = {
+        f"{LIB}/a.service": "[Unit]\nX-Cascadia-License=yes\n",
+        f"{ETC}/a.service.d/1.conf": "X-Cascadia-Licence=\nX-Cascadia-Licence=yes\n",
+    }
+    assert generate(tmp_path, files)[0] == {"a.service": [".licence"]}
+
+
+def run(folder: Path, names: list[str], path: str = os.environ["PATH"]) -> tuple[int, str]:
+    """Run the generator for units with the line. NORMAL is `out`, and EARLY is `early`."""
+    for name in ("out", "early"):
+        (folder / name).mkdir(exist_ok=True)
+    for name in names:
+        (folder / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "root" / name).write_text(LINE)
+    places = [str(folder / name) for name in ("out", "early", "late", "root")]
+    done = subprocess.run(
+        ["/bin/sh", str(GENERATOR), *places],
+        capture_output=True, text=True, check=False, timeout=20, env={"PATH": path},
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def test_a_unit_that_cannot_be_bound_is_masked_and_the_others_are_bound(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b.service.d").touch()  # in the place of a directory
+    (tmp_path / "out/c.service.d/50-cascadia-gate.conf").mkdir(parents=True)
+    code, said = run(tmp_path, [f"{ETC}/{name}.service" for name in "abcd"])
+    assert code == 1
+    assert "cannot bind b.service to its grant, so it is masked" in said
+    assert sorted(path.name for path in (tmp_path / "early").iterdir()) == ["b.service", "c.service"]
+    assert all(str(path.readlink()) == "/dev/null" for path in (tmp_path / "early").iterdir())
+    for name in "ad":
+        assert _bound(tmp_path / f"out/{name}.service.d/50-cascadia-gate.conf") == ["vision"]
+
+
+def test_a_unit_that_can_be_neither_bound_nor_masked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.service.d").touch()
+    (tmp_path / "early/a.service/null").mkdir(parents=True)
+    code, said = run(tmp_path, [f"{ETC}/a.service", f"{ETC}/b.service"])
+    assert (code, "cannot mask it: IT CAN START WITHOUT A LICENCE" in said) == (1, True)
+    assert _bound(tmp_path / "out/b.service.d/50-cascadia-gate.conf") == ["vision"]
+
+
+def test_units_that_cannot_be_read_do_not_start(tmp_path: Path) -> None:
+    """For example because a file is gone before its turn: awk then ends without a result."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "awk").write_text("#!/bin/sh\nexit 2\n")
+    (programs / "awk").chmod(0o755)
+    names = [f"{ETC}/a.service", f"{ETC}/b.timer.d/1.conf", f"{QUADLETS}/c.container", f"{QUADLETS}/d.pod"]
+    code, said = run(tmp_path, names, f"{programs}:{os.environ['PATH']}")
+    assert (code, "so none of them starts" in said) == (1, True)
+    for unit in ("a.service", "b.timer", "c.service", "d-pod.service"):
+        assert _bound(tmp_path / f"out/{unit}.d/50-cascadia-gate.conf") == [".invalid"]
 
 
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
