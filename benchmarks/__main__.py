@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import agent, compare, connections, crls, issuer, revocation, serving, stall
+from benchmarks import agent, compare, connections, crls, events, issuer, revocation, serving, stall
 from benchmarks.figures import Figure, progress, table
 from benchmarks.world import World
 from lab.processes import StepFailed
@@ -26,6 +26,8 @@ BENCHMARKS: dict[str, Callable[[World], list[Figure]]] = {
     "serving-postgresql": serving.on_postgresql,
     "idle-connections": connections.idle_connections,
     "revocation": revocation.revocation,
+    "events-sqlite": events.on_sqlite,
+    "events-postgresql": events.on_postgresql,
 }
 
 
