@@ -285,6 +285,7 @@ SLEEPERS = {
     "tests/drills/replicas.py:_speed": "the length of a measurement",
     "tests/drills/replicas.py:_frozen": "the time for which a replica is frozen",
     "tests/drills/replicas.py:_killed": "the load before and after a kill",
+    "tests/system/support/events_walk/producing.py:_hold": "the time for which a transaction is kept open",
 }
 """The functions under tests that may sleep, and why. A test waits for the thing itself: see tests/waiting.py."""
 

@@ -30,6 +30,8 @@ FILE_POLL_SECONDS = 0.25
 """The same on SQLite, where the command line cannot send hints."""
 PATIENCE_SECONDS = 5.0
 """How long a process waits while another one numbers events. It is longer than a transaction of a process that hangs."""
+LAST_PATIENCE_SECONDS = 0.5
+"""The same when this process stops, which has to end within three seconds."""
 
 Advanced = Callable[[int, bool], None]
 """Called with the highest position, and whether this process has committed or numbered the events up to it."""
@@ -64,27 +66,31 @@ class Sequencer:
         self._looked.append(call)
 
     async def run(self, stopping: Stopping) -> None:
-        """Run until the process stops."""
-        while True:
+        """Run until the process stops, and once more then, for the last commits of this process."""
+        is_stopping = False
+        while not is_stopping:
             self._woken.clear()
-            try:
-                await self.run_once()
-                self._failing = False
-            except StorageError as error:
-                if not self._failing:  # said once, because the next tries follow every second
-                    log.warning("cannot give positions to events", extra={"error": str(error)})
-                self._failing = True
-            if await stopping.first(self._woken, self._poll_seconds):
-                return
+            await self._try()
+            is_stopping = await stopping.first(self._woken, self._poll_seconds)
+        await self._try(LAST_PATIENCE_SECONDS)
 
-    async def run_once(self) -> None:
+    async def _try(self, patience: float = PATIENCE_SECONDS) -> None:
+        try:
+            await self.run_once(patience)
+            self._failing = False
+        except StorageError as error:
+            if not self._failing:  # said once, because the next tries follow every second
+                log.warning("cannot give positions to events", extra={"error": str(error)})
+            self._failing = True
+
+    async def run_once(self, patience: float = PATIENCE_SECONDS) -> None:
         """Give a position to every committed event, and report the highest position. Raises StorageError."""
         is_more = True
         while is_more:
             placed = 0
             if await self._store.is_waiting():
                 with fault_point("events.position.place"):
-                    placed = await self._store.place(BATCH, PATIENCE_SECONDS)
+                    placed = await self._store.place(BATCH, patience)
             is_more = placed == BATCH
             await self._report(placed > 0 or self._engine.commits_in_order)
 

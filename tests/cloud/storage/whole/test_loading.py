@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cloud.storage import IntegrityError, Location
+from cloud.storage import IntegrityError, Location, Statement
 from cloud.storage.database import open_database, opened_unchanged
 from cloud.storage.errors import DatabaseInUse, DatabaseRestoring
-from cloud.storage.migrate import applied_ids
+from cloud.storage.migrate import applied_ids, known_ids
 from cloud.storage.whole.loading import (
     begin_loading,
     check_empty,
@@ -101,3 +101,23 @@ async def test_a_database_with_tables_is_not_touched(empty: Location) -> None:
             await begin_loading(SERVICE, empty, IDS, engine)
     async with open_database(SERVICE, empty):
         pass
+
+
+async def test_numbers_of_rows_continue_after_those_of_the_backup(empty: Location) -> None:
+    """A sequence of PostgreSQL that begins again would give numbers that rows have."""
+    service = "breakwater"
+    async with opened_for_loading(service, empty) as engine:
+        shapes = await begin_loading(service, empty, sorted(known_ids(service)), engine)
+        (shape,) = [each for each in shapes if each.table == "event_outbox"]
+        await load(engine, shape, rows_for(shape, 3))
+        await end_loading(service, empty, engine)
+        await unmark(engine)
+    async with open_database(service, empty) as engine:
+        columns = [column.name for column in shape.columns if column.name != "number"]
+        (made,) = await engine.fetch(
+            Statement(
+                f"INSERT INTO event_outbox ({', '.join(columns)}) "  # noqa: S608  (the catalog's names)
+                f"SELECT {', '.join(columns)} FROM event_outbox WHERE number = 2147483645 RETURNING number"
+            )
+        )
+        assert made["number"] == 2**31
