@@ -1,6 +1,7 @@
 """Wiring: opens Breakwater from its settings and gives the process a `Unit`. Decides nothing."""
 
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from cloud.breakwater.settings import BreakwaterSettings, check_settings
 from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.clock import utc_now
 from cloud.events.doorbell import Doorbell
+from cloud.events.nats.parts import make_nats_parts
 from cloud.http.admission import Admission
 from cloud.http.app import OnError, make_app, make_metrics_app
 from cloud.http.guard import Guard
@@ -148,7 +150,10 @@ def _breakwater(
     refused = RefusalRecorder(refusal_audit, parts.metrics, trust, now)
     parts.readiness.add(certificate_probe(lambda: own.renewal.identity.outside(now())))
     services = parts.services()
-    doorbell = Doorbell(parts.stores.engine, now)
+    nats = make_nats_parts(
+        settings.nats, settings.path, parts.stores.engine, parts.events.sequencer, "breakwater", now, os.urandom
+    )
+    doorbell = Doorbell(parts.stores.engine, now, *nats.rings)
     parts.revoked.listen(doorbell)
     parts.events.connect(doorbell)
     api = make_api(guard, services, parts.metrics.registry, refused)
@@ -169,6 +174,7 @@ def _breakwater(
             every(FLUSH_SECONDS, "refusals", refusal_audit.flush),
             *background.tasks(),
             *parts.events.tasks(),
+            *nats.tasks(),
         ),
         readiness=parts.readiness,
     )

@@ -60,6 +60,9 @@ def add_options(group: ArgumentParser) -> None:
     checking.add_argument(
         "--running", action="store_true", help="the services run: do not check that their addresses are free"
     )
+    actions.load(
+        "nats", "write the configuration of a NATS server and the services' credentials", "cloud.cli.installation.nats"
+    )
 
 
 def check(args: Namespace) -> int:

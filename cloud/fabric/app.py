@@ -11,6 +11,7 @@ from litestar import Litestar
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import read_passphrase
 from cloud.events.doorbell import Doorbell
+from cloud.events.nats.parts import make_nats_parts
 from cloud.fabric.connections import Connections
 from cloud.fabric.entropy import Entropy, system_entropy
 from cloud.fabric.issuer import HttpIssuer
@@ -143,7 +144,10 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
     parts.events.gauges.attach(metrics)
     api, repository = make_api(guard, services, metrics), make_repository(guard, services)
 
-    doorbell, room = Doorbell(parts.stores.engine, now), parts.shared.wake_room
+    nats = make_nats_parts(
+        settings.nats, settings.path, parts.stores.engine, parts.events.sequencer, "fabric", now, system_entropy
+    )
+    doorbell, room = Doorbell(parts.stores.engine, now, *nats.rings), parts.shared.wake_room
     room.listen(doorbell)
     parts.events.connect(doorbell)
 
@@ -167,6 +171,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
             connections.learn_breakwater_certificate,
             connections.identity.run,
             *parts.events.tasks(),
+            *nats.tasks(),
         ),
         readiness=parts.readiness,
     )

@@ -7,6 +7,7 @@ In development no gate is checked.
 from collections.abc import Callable, Iterable
 
 from cloud.crypto.keyfile import KeyFileError, check_private, read_passphrase
+from cloud.events.nats.settings import TLS_SCHEME
 from cloud.process.settings import ServiceSettings, SettingsError
 
 DEFAULT_PASSPHRASES = frozenset({"changeme", "password", "passphrase", "secret", "cascade", "development"})
@@ -51,6 +52,22 @@ def _database_is_not_in_the_clear(settings: ServiceSettings) -> str:
     return f"the database is on another machine, {database.host}, and tls_ca_file is missing"
 
 
+def _nats_is_not_in_the_clear(settings: ServiceSettings) -> str:
+    if settings.nats is None or settings.nats.url.startswith(TLS_SCHEME):
+        return ""
+    return f"the connection to NATS has no TLS; write {TLS_SCHEME} in the url"
+
+
+def _nats_credentials_are_private(settings: ServiceSettings) -> str:
+    if settings.nats is None:
+        return ""
+    try:
+        check_private(settings.path(settings.nats.credentials_file))
+    except KeyFileError as error:
+        return str(error)
+    return ""
+
+
 def _plaintext_is_for_signed_files(settings: ServiceSettings) -> str:
     for listener in settings.listeners:
         if listener.tls or listener.purpose in ("tuf", "pki"):
@@ -91,6 +108,8 @@ GATES: dict[str, Gate] = {
     "sqlite-is-not-shared": _sqlite_is_not_shared,
     "database-password-is-private": _database_password_is_private,
     "database-is-not-in-the-clear": _database_is_not_in_the_clear,
+    "nats-is-not-in-the-clear": _nats_is_not_in_the_clear,
+    "nats-credentials-are-private": _nats_credentials_are_private,
     "plaintext-is-for-signed-files": _plaintext_is_for_signed_files,
     "debug-is-off": _debug_is_off,
     "secrets-are-private": _secrets_are_private,

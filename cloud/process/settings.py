@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeVar
 import msgspec
 
 from cloud.crypto.keyfile import passed_credential, secret_path
+from cloud.events.nats.settings import NatsSettings
 from cloud.events.settings import EventSettings
 from cloud.storage.location import Location, PostgresLocation
 from protocol.encoding import json_encode
@@ -126,6 +127,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     database: DatabaseSettings = DatabaseSettings()
     admission: AdmissionSettings = AdmissionSettings()
     events: EventSettings = EventSettings()
+    nats: NatsSettings | None = None
     passphrase_file: str = "passphrase"  # noqa: S105  (a file's name)
     key_files: tuple[str, ...] = ()
     base: str = ""
@@ -137,17 +139,22 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         """Return the settings with each secret that systemd has passed to the process, in place of its file.
 
         The credential `passphrase` has the passphrase of the key files, `database-password` the password of a
-        PostgreSQL database. A setting that names a credential itself (`credential:NAME`) is unchanged.
+        PostgreSQL database, `nats-credentials` the credentials for NATS. A setting that names a credential itself (`credential:NAME`) is unchanged.
         """
         database = self.database
         if database.engine == "postgresql":
             password_file = passed_credential("database-password", database.password_file)
             database = msgspec.structs.replace(database, password_file=password_file)
+        nats, nats_file = self.nats, ""
+        if nats is not None:
+            nats_file = nats.credentials_file
+            nats = msgspec.structs.replace(nats, credentials_file=passed_credential("nats-credentials", nats_file))
         return msgspec.structs.replace(
             self,
+            nats=nats,
             passphrase_file=passed_credential("passphrase", self.passphrase_file),
             database=database,
-            secret_files=tuple(filter(None, (self.passphrase_file, self.database.password_file))),
+            secret_files=tuple(filter(None, (self.passphrase_file, self.database.password_file, nats_file))),
         )
 
     def path(self, name: str) -> Path:

@@ -54,7 +54,7 @@ def server_configuration(
     }
     preloaded = "\n".join(f"  {name}: {text}" for name, text in accounts.items())
     return f"""\
-# Configuration of the NATS server of a Cascade installation, written by `cascade events nats-config`.
+# Configuration of the NATS server of a Cascade installation, written by `cascade config nats`.
 # `sync_interval: always`: an acknowledged event is on the disk of a single server. docs/events.md says more.
 listen: {_quoted(listen)}
 server_name: cascade

@@ -16,7 +16,7 @@ class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The table `nats` of a service's settings.
 
     `url` is `tls://HOST:PORT`. The server's certificate must be from a CA in `ca_file`, or from one of the system's CAs
-    without it. `credentials_file` is the file of `cascade events nats-config`, or `credential:NAME`. With `rings`,
+    without it. `credentials_file` is the file of `cascade config nats`, or `credential:NAME`. With `rings`,
     doorbells go over NATS as well as over the database. With `copies`, the stream gets a copy of the events of tenants.
     The stream has an event for `keep_days`, and at most `stream_bytes` of events. In a cluster of servers,
     `stream_replicas` of them have it.

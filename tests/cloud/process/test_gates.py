@@ -8,6 +8,8 @@ from cloud.crypto.keyfile import write_secret
 from cloud.process.gates import GATES, GateRefused, check_gates
 from tests.cloud.process.files import LAST, SERVER, TOP, load
 
+NATS = '[nats]\nurl = "tls://nats.example:4222"\ncredentials_file = "nats.creds"\n'
+
 
 def test_good_settings_pass_every_gate(folder: Path) -> None:
     settings = load(folder)
@@ -25,6 +27,8 @@ def test_good_settings_pass_every_gate(folder: Path) -> None:
         ("debug-is-off", (TOP, TOP + "debug = true\n")),
         ("database-password-is-private", (LAST, LAST + SERVER + 'password_file = "absent"\n')),
         ("database-is-not-in-the-clear", (LAST, LAST + SERVER + 'host = "db.example"\n')),
+        ("nats-is-not-in-the-clear", (LAST, LAST + NATS.replace("tls:", "nats:"))),
+        ("nats-credentials-are-private", (LAST, LAST + NATS)),
         ("secrets-are-private", ('"ca.key"', '"absent.key"')),
         ("secrets-are-private", (TOP, TOP + 'passphrase_file = "absent"\n')),
     ],
@@ -34,6 +38,13 @@ def test_a_gate_by_settings(folder: Path, rule: str, change: tuple[str, str]) ->
         check_gates(load(folder, change))
     assert caught.value.rule == rule
     check_gates(load(folder, change, (TOP, TOP + 'mode = "development"\n')))
+
+
+def test_nats_with_tls_and_private_credentials_is_good(folder: Path) -> None:
+    write_secret(folder / "nats.creds", b"secret")
+    settings = load(folder, (LAST, LAST + NATS))
+    check_gates(settings)
+    assert "nats.creds" in settings.secret_files
 
 
 @pytest.mark.parametrize("host", ["/run/postgresql", "localhost", "127.0.0.1", "::1"])
@@ -68,6 +79,8 @@ def test_every_gate_has_a_name_of_its_own_and_is_tested() -> None:
         "sqlite-is-not-shared",
         "database-password-is-private",
         "database-is-not-in-the-clear",
+        "nats-is-not-in-the-clear",
+        "nats-credentials-are-private",
         "plaintext-is-for-signed-files",
         "debug-is-off",
         "secrets-are-private",
