@@ -98,8 +98,9 @@ _KINDS = (
     ProblemKind(
         "cursor_foreign",
         400,
-        "The text is not a cursor of this service's feed",
-        "Use a cursor that this service has answered, or read the snapshot.",
+        "The cursor is not one of this list or feed",
+        "Use a cursor that the same list has answered to the same filters and token, or begin without a cursor. A reader "
+        "of a feed begins with the snapshot.",
     ),
     ProblemKind(
         "cursor_gone", 410, "The feed cannot go on from this cursor", "Read the snapshot, and follow from its cursor."

@@ -19,7 +19,7 @@ from cloud.fabric.licensing.signing import TYPS, key_path, make_signer
 from cloud.fabric.nonce import KEY_BYTES
 from cloud.fabric.service.operators.tokens import new_token
 from cloud.fabric.store import Stores, stores_over
-from cloud.fabric.store.installation import RECOVERY_KEY
+from cloud.fabric.store.installation import CURSOR_KEY, RECOVERY_KEY
 from cloud.fabric.store.rows import FIRST_EPOCH, AuditRow
 from cloud.fabric.tuf.bootstrap import SNAPSHOT_KEY, TIMESTAMP_KEY
 from cloud.fabric.tuf.bootstrap import initialise as initialise_trust
@@ -124,6 +124,7 @@ async def _first_rows(stores: Stores, now: datetime) -> str:
     await stores.installation.insert("nonce_key", system_entropy(KEY_BYTES))
     await stores.installation.insert("ek_key", system_entropy(KEY_BYTES))
     await stores.installation.insert(RECOVERY_KEY, system_entropy(KEY_BYTES))
+    await stores.installation.insert(CURSOR_KEY, system_entropy(KEY_BYTES))
     row, secret = new_token(system_entropy, now, FIRST_TOKEN_NAME, None)
     await stores.tokens.insert(row)
     entries = AuditEntries(AuditRow, lambda: now, system_entropy)

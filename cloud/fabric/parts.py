@@ -57,6 +57,7 @@ from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.wake import WakeRoom
 from cloud.fabric.wiring.node_parts import NodeParts, make_node_parts
 from cloud.fabric.wiring.part_groups import Ports, Shared, TrustParts
+from cloud.http.cursors import ListCursors
 from cloud.http.readiness import DatabaseProbe, Readiness, trouble_probe
 
 
@@ -77,6 +78,7 @@ class OperatorParts:
     recovery_policies: RecoveryPolicies
     trusted_hardware: TrustedHardware
     audit_lists: AuditLists
+    list_cursors: ListCursors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
         current_trust=ports.current_trust,
         events=events,
         shared=shared,
-        operators=_operator_parts(stores, ports, shared, nodes.case_decisions),
+        operators=_operator_parts(stores, ports, shared, nodes.case_decisions, secrets.cursor_key),
         nodes=nodes,
         trust=trust,
         airgap=airgap,
@@ -213,7 +215,9 @@ def make_background(
     )
 
 
-def _operator_parts(stores: Stores, ports: Ports, shared: Shared, case_decisions: CaseDecisions) -> OperatorParts:
+def _operator_parts(
+    stores: Stores, ports: Ports, shared: Shared, case_decisions: CaseDecisions, cursor_key: bytes
+) -> OperatorParts:
     now, entropy, acting, audit = ports.now, ports.entropy, shared.acting, shared.audit
     filters = ListFilters(tenants=stores.tenants, codes=stores.codes)
     unchanged = Unchanged(audit=stores.audit, tokens=stores.tokens)
@@ -273,6 +277,7 @@ def _operator_parts(stores: Stores, ports: Ports, shared: Shared, case_decisions
         recovery_code_issues=_recovery_code_issues(stores, ports, shared, filters),
         recovery_policies=RecoveryPolicies(acting=acting, audit=audit, tenants=stores.tenants, unchanged=unchanged),
         audit_lists=AuditLists(audit=stores.audit, filters=filters),
+        list_cursors=ListCursors("fabric", cursor_key),
     )
 
 

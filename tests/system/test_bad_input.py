@@ -39,7 +39,7 @@ from tests.simulators.forged_evidence import Maker, PaperChip, request, request_
 from tests.system.support.damage import DAMAGES, FLOORS, RECORDS, Copies, check_gates_stay_closed, damage, damaged_files
 from tests.system.support.harness import Plan, new_machine
 from tests.system.support.paper_node import SESSIONS, PaperNode, secret_of
-from tests.system.support.routes import World, all_routes, world_of
+from tests.system.support.routes import Route, World, all_routes, world_of
 from tests.system.support.snapshots import files_of, unchanged
 from tests.system.support.wire import Wire, new_key, once, renew_device
 from tests.waiting import stays_true
@@ -133,6 +133,28 @@ def test_unknown_parameters_of_the_query_are_refused_on_every_route(world: World
             assert answer.status == 422, (route.name, answer.status, answer.body[:300])
             if route.entry.method != "HEAD":
                 assert "no parameter 'colour'" in answer.refused("invalid").detail, route.name
+
+
+def test_a_cursor_of_another_list_is_refused_on_every_list(world: World) -> None:
+    document = json.loads((Path(__file__).parents[2] / "docs/api/fabric.json").read_bytes())
+    listing = {
+        f"fabric GET {path}"
+        for path, item in document["paths"].items()
+        if {"operator": []} in item.get("get", {}).get("security", ())
+        and any(parameter["name"] == "cursor" for parameter in item["get"].get("parameters", ()))
+    }
+    assert len(listing) >= 13
+    tenants = Route("fabric", next(each.entry for each in all_routes() if each.name == "fabric GET /v1/tenants"))
+    cursor = world.ask(tenants, "operator", query="limit=1").json()["next_cursor"]
+    with unchanged(world.cloud):
+        for route in (each for each in all_routes() if each.name in listing):
+            for value in (cursor.partition(".")[0], f"{cursor[:-1]}!", cursor):
+                answer = world.ask(route, "operator", query=f"cursor={value}&limit=2")
+                if route.name == tenants.name and value == cursor:
+                    assert len(answer.json()["items"]) == 1, answer.body
+                    continue
+                problem = answer.refused("cursor_foreign")
+                assert problem.status == 400, route.name
 
 
 def test_a_change_of_what_was_not_read_is_refused_on_every_route(world: World) -> None:

@@ -6,8 +6,9 @@ from litestar import Request, Response
 from litestar.params import PathParameter, QueryParameter
 
 from cloud.fabric.errors import FabricError, NotFound, refusal
-from cloud.fabric.service.views import CURSOR_CHARS_MAX, PAGE_ITEMS_MAX
+from cloud.fabric.service.views import PAGE_ITEMS_MAX
 from cloud.http.bounds import PRINTABLE
+from cloud.http.cursors import SIGNED_CURSOR_CHARS_MAX
 from cloud.http.problems import handle
 from protocol.ids import (
     ActivationId,
@@ -43,7 +44,7 @@ Cursor = Annotated[
     str,
     QueryParameter(
         description="`next_cursor` of the page before. Empty for the first page.",
-        max_length=CURSOR_CHARS_MAX,
+        max_length=SIGNED_CURSOR_CHARS_MAX,
         pattern=PRINTABLE,
     ),
 ]

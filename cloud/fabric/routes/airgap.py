@@ -44,6 +44,7 @@ from cloud.fabric.service.airgap.answering import AirgapAnswers
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
+from cloud.http.cursors import ListCursors
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -85,8 +86,12 @@ async def answer_airgap_request(
     return await airgap_answers.answer(current_operator(request), data)
 
 
-@get("/v1/airgap/exchanges", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
+@get(
+    "/v1/airgap/exchanges", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound))
+)
 async def list_airgap_exchanges(
+    request: Asked,
+    list_cursors: Wired[ListCursors],
     airgap_answers: Wired[AirgapAnswers],
     tenant: InTenant = "",
     node: OfNode = "",
@@ -98,7 +103,9 @@ async def list_airgap_exchanges(
 
     In the state `answered` the receipt is outstanding.
     """
-    return await airgap_answers.page(tenant, node, in_state, cursor, limit)
+    return list_cursors.sign(
+        request, await airgap_answers.page(tenant, node, in_state, list_cursors.read(request, cursor), limit)
+    )
 
 
 HANDLERS = (answer_airgap_request, list_airgap_exchanges)

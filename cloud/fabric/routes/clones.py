@@ -14,18 +14,24 @@ from cloud.fabric.service.operators.clone_cases import CloneCases
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.conditions import if_match_of, tagged
+from cloud.http.cursors import ListCursors
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
 Asked = Request[Any, Any, Any]
 
 
-@get("/v1/clones", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
+@get("/v1/clones", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_clones(
-    clone_cases: Wired[CloneCases], tenant: InTenant = "", cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
+    request: Asked,
+    list_cursors: Wired[ListCursors],
+    clone_cases: Wired[CloneCases],
+    tenant: InTenant = "",
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[CloneCase]:
     """List the nodes of which a clone is suspected, the oldest first, with the evidence of every holder."""
-    return await clone_cases.page(tenant, cursor, limit)
+    return list_cursors.sign(request, await clone_cases.page(tenant, list_cursors.read(request, cursor), limit))
 
 
 @get(

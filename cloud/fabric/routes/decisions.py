@@ -22,6 +22,7 @@ from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
 from cloud.http.conditions import tagged
+from cloud.http.cursors import ListCursors
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -41,8 +42,10 @@ _DECIDES = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid,
 _LIFTS = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, Conflict))
 
 
-@get("/v1/activations", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
+@get("/v1/activations", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_activations(
+    request: Asked,
+    list_cursors: Wired[ListCursors],
     activation_decisions: Wired[ActivationDecisions],
     tenant: InTenant = "",
     code: WithCode = "",
@@ -54,7 +57,9 @@ async def list_activations(
 
     Those in the state `pending` wait for an operator.
     """
-    return await activation_decisions.page(tenant, code, in_state, cursor, limit)
+    return list_cursors.sign(
+        request, await activation_decisions.page(tenant, code, in_state, list_cursors.read(request, cursor), limit)
+    )
 
 
 @get(

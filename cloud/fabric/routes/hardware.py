@@ -15,6 +15,7 @@ from cloud.fabric.service.operators.trusted_hardware import TrustedHardware
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.conditions import if_match_of, tagged
+from cloud.http.cursors import ListCursors
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -167,13 +168,20 @@ async def allow_eks(
 
 @get(
     "/v1/tenants/{tenant:str}/trust/ek-allowed",
-    opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound, Invalid)),
+    opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", NotFound, Invalid)),
 )
 async def list_allowed_eks(
-    tenant: OfTenant, trusted_hardware: Wired[TrustedHardware], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
+    request: Asked,
+    list_cursors: Wired[ListCursors],
+    tenant: OfTenant,
+    trusted_hardware: Wired[TrustedHardware],
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.AllowedEk]:
     """List the TPM chips that count as attested without a maker's root."""
-    return await trusted_hardware.allowed(tenant_id(tenant), cursor, limit)
+    return list_cursors.sign(
+        request, await trusted_hardware.allowed(tenant_id(tenant), list_cursors.read(request, cursor), limit)
+    )
 
 
 @post(

@@ -33,6 +33,7 @@ from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
 from cloud.http.conditions import tagged
+from cloud.http.cursors import ListCursors
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -67,12 +68,26 @@ async def create_tenant(
     return await tenants.create(current_operator(request), data)
 
 
-@get("/v1/tenants", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
+@get(
+    "/v1/tenants",
+    opt=operation_options(
+        OPERATOR,
+        bucket=READ,
+        refuses=(
+            "cursor_foreign",
+            Invalid,
+        ),
+    ),
+)
 async def list_tenants(
-    tenants: Wired[Tenants], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
+    request: Asked,
+    list_cursors: Wired[ListCursors],
+    tenants: Wired[Tenants],
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Tenant]:
     """List tenants, the oldest first."""
-    return await tenants.page(cursor, limit)
+    return list_cursors.sign(request, await tenants.page(list_cursors.read(request, cursor), limit))
 
 
 @get(
@@ -98,12 +113,20 @@ async def create_code(
     return await codes.create(current_operator(request), tenant_id(tenant), data)
 
 
-@get("/v1/tenants/{tenant:str}/codes", opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound, Invalid)))
+@get(
+    "/v1/tenants/{tenant:str}/codes",
+    opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", NotFound, Invalid)),
+)
 async def list_codes(
-    tenant: OfTenant, codes: Wired[Codes], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
+    request: Asked,
+    list_cursors: Wired[ListCursors],
+    tenant: OfTenant,
+    codes: Wired[Codes],
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Code]:
     """List the activation codes of a tenant, the oldest first."""
-    return await codes.page(tenant_id(tenant), cursor, limit)
+    return list_cursors.sign(request, await codes.page(tenant_id(tenant), list_cursors.read(request, cursor), limit))
 
 
 @post(
@@ -117,8 +140,10 @@ async def revoke_code(code: OfCode, request: Asked, codes: Wired[Codes]) -> sche
     return await codes.revoke(current_operator(request), code_id(code))
 
 
-@get("/v1/nodes", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
+@get("/v1/nodes", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_nodes(
+    request: Asked,
+    list_cursors: Wired[ListCursors],
     node_lists: Wired[NodeLists],
     tenant: InTenant = "",
     standing: WithStanding = "",
@@ -126,7 +151,9 @@ async def list_nodes(
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Node]:
     """List nodes, the oldest first."""
-    return await node_lists.page(tenant, standing, cursor, limit)
+    return list_cursors.sign(
+        request, await node_lists.page(tenant, standing, list_cursors.read(request, cursor), limit)
+    )
 
 
 @get("/v1/nodes/{node:str}", after_request=tagged, opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
@@ -193,12 +220,26 @@ async def create_token(
     return await tokens.create(current_operator(request), data)
 
 
-@get("/v1/tokens", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid,)))
+@get(
+    "/v1/tokens",
+    opt=operation_options(
+        OPERATOR,
+        bucket=READ,
+        refuses=(
+            "cursor_foreign",
+            Invalid,
+        ),
+    ),
+)
 async def list_tokens(
-    tokens: Wired[Tokens], cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
+    request: Asked,
+    list_cursors: Wired[ListCursors],
+    tokens: Wired[Tokens],
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Token]:
     """List operators' tokens, the oldest first."""
-    return await tokens.page(cursor, limit)
+    return list_cursors.sign(request, await tokens.page(list_cursors.read(request, cursor), limit))
 
 
 @post(
@@ -214,8 +255,10 @@ async def revoke_token(token: OfToken, request: Asked, tokens: Wired[Tokens]) ->
     return await tokens.revoke(current_operator(request), token_id(token))
 
 
-@get("/v1/audit", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
-async def list_audit(
+@get("/v1/audit", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
+async def list_audit(  # noqa: PLR0913, PLR0917  (one parameter for each filter)
+    request: Asked,
+    list_cursors: Wired[ListCursors],
     audit_lists: Wired[AuditLists],
     tenant: InTenant = "",
     subject: OfObject = "",
@@ -225,7 +268,9 @@ async def list_audit(
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.AuditEntry]:
     """List audit entries, the newest first."""
-    return await audit_lists.page(tenant, subject, action, cursor, limit, of_request)
+    return list_cursors.sign(
+        request, await audit_lists.page(tenant, subject, action, list_cursors.read(request, cursor), limit, of_request)
+    )
 
 
 HANDLERS = (

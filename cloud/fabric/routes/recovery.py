@@ -30,6 +30,7 @@ from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
 from cloud.http.conditions import if_match_of, tagged
+from cloud.http.cursors import ListCursors
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 from protocol.messages.recovery import CaseState
@@ -63,8 +64,10 @@ CasesInState = Annotated[
 _DECIDES = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, Conflict))
 
 
-@get("/v1/recovery/cases", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
+@get("/v1/recovery/cases", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_recovery_cases(
+    request: Asked,
+    list_cursors: Wired[ListCursors],
     recovery_decisions: Wired[RecoveryDecisions],
     tenant: InTenant = "",
     node: OfNodeId = "",
@@ -73,7 +76,9 @@ async def list_recovery_cases(
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[RecoveryCase]:
     """List recovery cases, the oldest first."""
-    return await recovery_decisions.page(tenant, node, in_state, cursor, limit)
+    return list_cursors.sign(
+        request, await recovery_decisions.page(tenant, node, in_state, list_cursors.read(request, cursor), limit)
+    )
 
 
 @get(
@@ -109,8 +114,10 @@ async def deny_recovery(
     return await recovery_decisions.decide(current_operator(request), recovery_id(case), "deny", data.reason)
 
 
-@get("/v1/recovery/codes", opt=operation_options(OPERATOR, bucket=READ, refuses=(Invalid, NotFound)))
+@get("/v1/recovery/codes", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_recovery_codes(
+    request: Asked,
+    list_cursors: Wired[ListCursors],
     recovery_code_issues: Wired[RecoveryCodeIssues],
     tenant: InTenant = "",
     node: OfNodeId = "",
@@ -119,7 +126,9 @@ async def list_recovery_codes(
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[RecoveryCode]:
     """List recovery codes, the oldest first, without their texts."""
-    return await recovery_code_issues.page(tenant, node, in_state, cursor, limit)
+    return list_cursors.sign(
+        request, await recovery_code_issues.page(tenant, node, in_state, list_cursors.read(request, cursor), limit)
+    )
 
 
 @post("/v1/recovery/codes", opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, Conflict)))

@@ -14,6 +14,7 @@ from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.conditions import tagged
+from cloud.http.cursors import ListCursors
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -60,12 +61,27 @@ async def show_adoption(adoption: Wired[Adoption]) -> schemas.Adoption:
     return await adoption.show()
 
 
-@get("/v1/trust/adoption/nodes", opt=operation_options(OPERATOR, bucket=READ, refuses=(errors.Invalid,)))
+@get(
+    "/v1/trust/adoption/nodes",
+    opt=operation_options(
+        OPERATOR,
+        bucket=READ,
+        refuses=(
+            "cursor_foreign",
+            errors.Invalid,
+        ),
+    ),
+)
 async def list_adoption(
-    adoption: Wired[Adoption], issuer: OfIssuer = "", cursor: Cursor = "", limit: Limit = PAGE_ITEMS_DEFAULT
+    request: Asked,
+    list_cursors: Wired[ListCursors],
+    adoption: Wired[Adoption],
+    issuer: OfIssuer = "",
+    cursor: Cursor = "",
+    limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.NodeAdoption]:
     """List nodes that have not adopted the published trust, or nodes by the issuer of their device certificate."""
-    return await adoption.nodes(issuer, cursor, limit)
+    return list_cursors.sign(request, await adoption.nodes(issuer, list_cursors.read(request, cursor), limit))
 
 
 @post(
