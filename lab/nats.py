@@ -114,9 +114,14 @@ class NatsServer:
 
     def consumer(self, name: str, life: timedelta = timedelta(hours=1)) -> dict[str, Any]:
         """Make the user of a tenant's consumer. Returns the options of nats-py by which a client is this user."""
-        key, now = Ed25519PrivateKey.generate(), datetime.now(UTC)
+        key = Ed25519PrivateKey.generate()
+        return options(self.consumer_token(name, key, life), key)
+
+    def consumer_token(self, name: str, key: Ed25519PrivateKey, life: timedelta = timedelta(hours=1)) -> str:
+        """Return the signed claims of a tenant's consumer with this key."""
+        now = datetime.now(UTC)
         allowed = claims.consumer_user(public_text(key, "user"), name, now, now + life)
-        return options(claims.sign(self.keys.consumers, "account", allowed), key)
+        return claims.sign(self.keys.consumers, "account", allowed)
 
     def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
