@@ -5,7 +5,7 @@ follower are the real ones, in this process. The answers of the feed are encoded
 bytes go over a network: mutual TLS costs about a millisecond for each poll, not for each event.
 
 The floor of the rate is the bare driver: it inserts and updates the same rows, with a commit for each change at the
-producer and a commit for each batch at the follower. It asks nobody, and decides nothing.
+producer and a commit for each batch at the follower. It checks nothing and decides nothing.
 """
 
 import asyncio
