@@ -182,6 +182,13 @@ class Life:
         _same("the agent", (self.active(), self.pid()), (node, running))
         status = self.machine.checked("dpkg-query", "-W", "-f", "${Version} ${Status}", "cascadia")
         _same("the package", status, "2.0 install ok installed")
+        self._next("a version that the agent's user made up: the package says so, and is installed")
+        self.machine.checked("sh", "-c", f"cp -p {STATE}/version /root/version; echo 7 >{STATE}/version")
+        told = self.dpkg("-i", self.debs["2.0"])
+        assert "says version 7, and no package here has written that" in told.error, told.error
+        self.machine.checked("sh", "-c", f"cp -p /root/version {STATE}/version")
+        self.machine.checked("systemctl", "start", "cascadia.service")
+        _same("the node", self.active(), node)
         self._next("downgrade to a version that reads the state")
         self.dpkg("-i", self.debs["1.0"])
         _same("the node", self.active(), node)

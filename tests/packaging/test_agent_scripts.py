@@ -64,6 +64,7 @@ def test_a_script_is_plain_shell(script: Path) -> None:
 @pytest.mark.parametrize("script", [script for script, _ in FIRST], ids=["deb", "rpm"])
 def test_the_packages_know_the_version_of_the_state(script: Path) -> None:
     assert re.findall(r"(?m)^STATE_VERSION=(.*)$", script.read_text()) == [str(STATE_VERSION)]
+    assert (PACKAGING / "state-version").read_text() == f"{STATE_VERSION}\n"
 
 
 @pytest.mark.parametrize(("script", "argument"), FIRST, ids=["deb", "rpm"])
@@ -78,10 +79,35 @@ def test_a_newer_state_is_refused_before_anything_is_unpacked(state: Path, scrip
     assert run(script, state, argument).returncode == 0
     (state / "version").unlink()
     (state / "version").write_text(f"{STATE_VERSION + 1}\n")
-    refused = run(script, state, argument)
-    assert refused.returncode == 1
-    assert f"has version {STATE_VERSION + 1}, and it\nreads version {STATE_VERSION}." in refused.stderr
-    assert "cascadia deactivate" in refused.stderr
+    for folder in ("cascadia", "cascadia-removed"):  # of the installed package, and of one that was removed
+        written = state.parent / "usr/lib" / folder / "state-version"
+        written.parent.mkdir()
+        written.write_text(f"{STATE_VERSION + 2}\n")
+        refused = run(script, state, argument)
+        assert refused.returncode == 1
+        assert f"has version {STATE_VERSION + 1}, and it\nreads version {STATE_VERSION}." in refused.stderr
+        assert "cascadia deactivate" in refused.stderr
+        written.unlink()
+
+
+@pytest.mark.parametrize("number", ["2", "999999999", "99999999999999999999"])
+@pytest.mark.parametrize(("script", "argument"), FIRST, ids=["deb", "rpm"])
+def test_a_number_that_no_package_here_has_written_stops_no_upgrade(
+    state: Path, script: Path, argument: str, number: str
+) -> None:
+    """The agent's user owns the file, and may be somebody else."""
+    (state / "version").write_text(f"{number}\n")
+    (state.parent / "usr/lib/cascadia").mkdir()
+    (state.parent / "usr/lib/cascadia/state-version").write_text(f"{STATE_VERSION}\n")
+    done = run(script, state, argument)
+    assert done.returncode == 0
+    assert ("no package here has written that" in done.stderr) == (len(number) < 10)
+
+
+@pytest.mark.parametrize(("script", "argument"), FIRST, ids=["deb", "rpm"])
+def test_a_pipe_in_the_place_of_the_version_stops_no_upgrade(state: Path, script: Path, argument: str) -> None:
+    os.mkfifo(state / "version")
+    assert run(script, state, argument).returncode == 0
 
 
 @pytest.mark.parametrize(("script", "argument"), FIRST, ids=["deb", "rpm"])

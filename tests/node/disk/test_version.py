@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from node.disk.version import STATE_VERSION, StateNewer, check_version, forget_version, keep_version, version_of
+from node.errors import StateDamaged
 from node.state import NotActivated, State
 from tests.node.shells import load_licence
 
@@ -27,17 +28,21 @@ def test_the_owner_writes_the_version_once(directory: Path) -> None:
 
 def test_an_older_version_is_raised(directory: Path) -> None:
     (directory / "version").write_bytes(b"0001\n")
-    assert version_of(directory) == 0, "a version has no leading zero"
+    with pytest.raises(StateDamaged, match="it has no version"):  # a version has no leading zero
+        version_of(directory)
     keep_version(directory)
     assert version_of(directory) == STATE_VERSION
 
 
 @pytest.mark.parametrize("content", [b"", b"two\n", b"2", b"-3\n", b"9" * 100, b"99\n99\n"])
-def test_a_file_without_a_version_is_written_again(directory: Path, content: bytes) -> None:
+def test_a_file_without_a_version_is_written_again_and_kept_aside(directory: Path, content: bytes) -> None:
     (directory / "version").write_bytes(content)
     assert check_version(directory) == 0
     keep_version(directory)
     assert version_of(directory) == STATE_VERSION
+    assert (directory / "version.unreadable").read_bytes() == content
+    forget_version(directory)
+    assert list(directory.iterdir()) == []
 
 
 def test_a_newer_state_is_refused_by_owners_and_readers(directory: Path) -> None:
