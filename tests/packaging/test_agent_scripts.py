@@ -28,7 +28,7 @@ def run(
     for name in ("systemctl", "deb-systemd-helper", "deb-systemd-invoke") if systemd else ():
         (programs / name).write_text("#!/bin/sh\nexit 0\n")
         (programs / name).chmod(0o755)
-    for name in ("head", "sed", "tail", "cat", "rm", "timeout", "mkdir", "cp"):
+    for name in ("head", "sed", "tail", "cat", "rm", "timeout", "mkdir", "cp", "stat"):
         (programs / name).unlink(missing_ok=True)
         (programs / name).symlink_to(str(shutil.which(name)))
     text = script.read_text().replace("READ_SECONDS_MAX=3\n", f"READ_SECONDS_MAX={read}\n")
@@ -114,6 +114,35 @@ def test_a_pipe_in_the_place_of_the_version_stops_no_upgrade(state: Path, script
 def test_a_system_without_systemd_is_refused(state: Path, script: Path, argument: str) -> None:
     refused = run(script, state, argument, systemd=False)
     assert (refused.returncode, "the agent runs under systemd" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "mended"),
+    [(0o700, 0, True), (0o755, 0, True), (0o770, 0, False), (0o707, 0, False), (0o700, 65534, False), (None, 0, False)],
+)
+@pytest.mark.parametrize(("script", "argument"), [("deb/postinst", "configure"), ("rpm/post", "2")])
+def test_a_state_that_root_alone_could_change_is_given_to_the_agent(
+    state: Path, script: str, argument: str, mode: int | None, owner: int, mended: bool
+) -> None:
+    """`mode` None: a link to the state of another directory."""
+    programs = state.parent / "programs"
+    programs.mkdir()
+    for name in ("systemd-sysusers", "systemd-tmpfiles", "chown"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*"\n')
+        (programs / name).chmod(0o755)
+    if mode is None:
+        state.rename(state.parent / "elsewhere")
+        (state.parent / "elsewhere").chmod(0o700)
+        state.symlink_to(state.parent / "elsewhere")
+    else:
+        state.chmod(mode)
+        os.chown(state, owner, owner)
+    done = run(PACKAGING / "scripts" / script, state, argument)
+    assert (done.returncode, done.stderr) == (0, "")
+    steps = ["systemd-sysusers cascadia.conf", "systemd-tmpfiles --create cascadia.conf"]
+    if mended:
+        steps.insert(1, f"chown -RPh cascadia:cascadia {state}")
+    assert done.stdout.splitlines() == steps
 
 
 def purge(state: Path, program: str, read: str = "3") -> subprocess.CompletedProcess[str]:
