@@ -13,6 +13,7 @@ from pathlib import Path
 from tools.packages.errors import PackageError
 from tools.packages.root import run
 
+_MARK = "THROWAWAY"
 THROWAWAY = "Cascade THROWAWAY key, not for production <throwaway@cascade.invalid>"
 
 
@@ -68,14 +69,28 @@ def fingerprints(listing: str) -> list[str]:
     return [following[9] for line, following in pairwise(lines) if (line[0], following[0]) == ("sec", "fpr")]
 
 
+def check_release(listing: str) -> None:
+    """Check that no user id in `gpg --with-colons --list-secret-keys` is that of a throwaway key. Raises PackageError.
+
+    A throwaway key has no pass phrase, and each clone that has built with it keeps it in a folder.
+    """
+    names = [line.split(":")[9] for line in listing.splitlines() if line.startswith("uid:")]
+    if any(_MARK in name for name in names):
+        raise PackageError(
+            f"cannot sign for a release with a {_MARK} key. Name another key, or sign with --throwaway-key."
+        )
+
+
 def from_home(name: str, epoch: int) -> Signer:
     """A signer with a key of the caller's GnuPG. Raises PackageError unless the name is that of one secret key.
 
     GnuPG takes a part of a user's name as well. The export would then publish every public key that has it.
     """
-    found = fingerprints(run([*_gpg(None), "--with-colons", "--list-secret-keys", name]))
+    listing = run([*_gpg(None), "--with-colons", "--list-secret-keys", name])
+    found = fingerprints(listing)
     if len(found) != 1:
         raise PackageError(f"cannot sign: {len(found)} secret keys are named {name}. Give the fingerprint of one.")
+    check_release(listing)
     return Signer(None, found[0], epoch)
 
 
@@ -85,9 +100,11 @@ def from_file(key: Path, cache: Path, epoch: int) -> Iterator[Signer]:
     home = cache / "signing"
     with _own_home(home):
         run([*_gpg(home), "--import", str(key)])
-        found = fingerprints(run([*_gpg(home), "--with-colons", "--list-secret-keys"]))
+        listing = run([*_gpg(home), "--with-colons", "--list-secret-keys"])
+        found = fingerprints(listing)
         if len(found) != 1:
             raise PackageError(f"cannot sign: {key} has {len(found)} secret keys. Export one, without a pass phrase.")
+        check_release(listing)
         yield Signer(home, found[0], epoch)
 
 

@@ -31,6 +31,19 @@ def test_a_name_of_several_keys_signs_nothing(monkeypatch: pytest.MonkeyPatch) -
         signing.from_home("Cascade", 0)
 
 
+def test_an_exported_throwaway_key_signs_no_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its uid says so, also after a second one was added."""
+    first = LISTING.replace("::Cascade::", f"::{signing.THROWAWAY}::")
+    second = LISTING + f"uid:u::::1795990001::CCCC::{signing.THROWAWAY}::::::::::0:\n"
+    for listing in (first, second):
+        monkeypatch.setattr(signing, "run", lambda _, listing=listing: listing)
+        with pytest.raises(PackageError, match="with a THROWAWAY key"):
+            signing.from_home("0123456789ABCDEF", 0)
+        with pytest.raises(PackageError, match="with a THROWAWAY key"), signing.from_file(tmp_path / "k", tmp_path, 0):
+            pass
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_secret_key_is_removed_when_gnupg_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fails(_: list[str]) -> str:
         raise PackageError("cannot run it")
