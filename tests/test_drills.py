@@ -4,6 +4,7 @@ The subject of each drill has its tests elsewhere.
 """
 
 import argparse
+import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -101,9 +102,12 @@ def test_the_result_as_json_is_one_document(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_drill_that_takes_too_long_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
     cleaned_up = []
+    left = []
 
     def busy() -> Outcome:
         try:
+            left.append(signal.getitimer(signal.ITIMER_REAL)[0])
+            signal.setitimer(signal.ITIMER_REAL, 0.001)  # the time is over now
             until = time.monotonic() + 30
             while time.monotonic() < until:
                 pass
@@ -111,9 +115,11 @@ def test_a_drill_that_takes_too_long_is_stopped(capsys: pytest.CaptureFixture[st
             cleaned_up.append(True)
         return Outcome({})
 
-    assert frame.run_part("sample", Sample(busy), _options(minutes_max=0.05 / 60)) == EXIT_TIME
+    assert frame.run_part("sample", Sample(busy), _options(minutes_max=2)) == EXIT_TIME
     assert cleaned_up == [True]
-    assert "cannot finish the drill sample" in capsys.readouterr().err
+    assert 60 < left[0] <= 120
+    assert "cannot finish the drill sample: it took more than 2 minutes" in capsys.readouterr().err
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 def test_a_drill_that_cannot_run_here_says_why(capsys: pytest.CaptureFixture[str]) -> None:
