@@ -212,6 +212,7 @@ class CutMachine:
         """
         name = self._choose.choice(STEPS[phase])
         self._prepare(name)
+        former = Before.of(self._saw).generation
         moment, within = self._until_cut(self._steps[name])
         self._guest.kill()
         disk = self._disk.cut(self._choose, self._choose.choice(FATES))
@@ -229,7 +230,7 @@ class CutMachine:
         errors = self._guest.checked("sh", "-c", "dmesg | grep -E 'EXT4-fs (error|warning)|I/O error' || true")
         must(errors == "", f"the file system is damaged: {errors}")
         if phase == "activation":
-            found = self._activated(name, before)
+            found = self._activated(name, former)
         else:
             found = self._judged(before, offline, suspended=name == "suspend")
         seconds = time.monotonic() - began
@@ -296,15 +297,18 @@ class CutMachine:
         self._check(before, saw)
         return f"{saw.state}{' without a network' if offline else ''}"
 
-    def _activated(self, name: str, before: Before) -> str:
-        """Wait until the agent is active, by itself or by a repeat of the command. Raises Wrong."""
+    def _activated(self, name: str, former: int) -> str:
+        """Wait until the agent is active, by itself or by a repeat of the command. Raises Wrong.
+
+        `former` is the generation before the step.
+        """
         unit = wait_until("the start of the agent, or its end", self._settled, STEP_SECONDS_MAX)
         found = "active by itself"
         if unit != "active":
             must(name == "activate", f"the agent of an activated machine is {unit}")
             found = f"{unit}, and the same command activated it"
             self._activate_by_hand()
-        elif self._active().licence["generation"] == before.generation:
+        elif self._active().licence["generation"] == former:
             found = "active in the former generation, and the same command activated it"
             self._guest.checked("systemctl", "stop", "cascadia", seconds=STEP_SECONDS_MAX)
             self._activate_by_hand()
