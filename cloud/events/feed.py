@@ -19,10 +19,13 @@ from cloud.tasks.stopping import Stopping
 class ChangeFeed:
     """The feed of one process of a service."""
 
-    def __init__(self, store: OutboxStore, service: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: OutboxStore, service: str, now: Callable[[], datetime], events_max: int = EVENTS_MAX
+    ) -> None:
         self._store = store
         self._service = service
         self._now = now
+        self._events_max = events_max
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -53,7 +56,7 @@ class ChangeFeed:
             # The event is taken before the rows are read. A change between the two then wakes this poll.
             changed = self._changed
             position = 0 if asked is None else asked.position
-            rows = await self._store.after(position, EVENTS_MAX)
+            rows = await self._store.after(position, self._events_max)
             # The purge moves its mark in the transaction that deletes, so a gap in the rows shows in a later reading.
             state = await state_of(self._store, self._now())
             head = await self._store.head()

@@ -21,10 +21,19 @@ BATCHES_MAX = 20
 class Retention:
     """The purge of one process. Replicas take turns."""
 
-    def __init__(self, store: OutboxStore, kept: timedelta, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: OutboxStore,
+        kept: timedelta,
+        now: Callable[[], datetime],
+        batch: int = BATCH,
+        batches_max: int = BATCHES_MAX,
+    ) -> None:
         self._store = store
         self._kept = kept
         self._now = now
+        self._batch = batch
+        self._batches_max = batches_max
         self.deleted = 0
         """Events that this process has deleted."""
 
@@ -33,8 +42,8 @@ class Retention:
         now = self._now()
         await state_of(self._store, now)
         before = now - self._kept
-        for _ in range(BATCHES_MAX):
+        for _ in range(self._batches_max):
             if not await self._store.is_older(before):
                 return
             with fault_point("events.outbox.purge"):
-                self.deleted += await self._store.purge(before, BATCH)
+                self.deleted += await self._store.purge(before, self._batch)

@@ -42,10 +42,13 @@ Looked = Callable[[int], None]
 class Sequencer:
     """The numbering of one process."""
 
-    def __init__(self, engine: ServiceEngine, store: OutboxStore, poll_seconds: float | None = None) -> None:
+    def __init__(
+        self, engine: ServiceEngine, store: OutboxStore, poll_seconds: float | None = None, batch: int = BATCH
+    ) -> None:
         self._engine = engine
         self._store = store
         self._poll_seconds = poll_seconds or (POLL_SECONDS if engine.sends_hints else FILE_POLL_SECONDS)
+        self._batch = batch
         self._woken = asyncio.Event()
         self._advanced: list[Advanced] = []
         self._looked: list[Looked] = []
@@ -90,8 +93,8 @@ class Sequencer:
             placed = 0
             if await self._store.is_waiting():
                 with fault_point("events.position.place"):
-                    placed = await self._store.place(BATCH, patience)
-            is_more = placed == BATCH
+                    placed = await self._store.place(self._batch, patience)
+            is_more = placed == self._batch
             await self._report(placed > 0 or self._engine.commits_in_order)
 
     async def _report(self, is_ours: bool) -> None:

@@ -14,6 +14,9 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from lab.tpm import SoftTpm
+from tests.cloud.events.nats.test_copy import POINTS as COPYING
+from tests.cloud.events.test_follower_walk import POINTS as FOLLOWING
+from tests.cloud.events.test_walk import POINTS as PRODUCING
 from tests.system.support.fault_points import ROOT, is_fault_point, points_in_code, writes_of_stores
 from tests.system.support.fault_walk.chains import Chain, kept_chains, walk_chain
 from tests.system.support.fault_walk.scenarios import PREPARE, RETURN_SECONDS_MAX, SCENARIOS, all_cases
@@ -22,7 +25,7 @@ from tests.system.support.fault_walk.site import Lane
 KILL_SECONDS = 0.5
 CHECK_SECONDS = 1.0
 
-_NAME = re.compile(r"(node|events|fabric|breakwater|backup|restore)\.[a-z]+\.[a-z_]+")
+_NAME = re.compile(r"(node|events|nats|fabric|breakwater|backup|restore)\.[a-z]+\.[a-z_]+")
 _EFFECTS = {
     "node": {
         *("write_atomic", "write_directory", "remove_file", "remove_directory", "rename_file"),
@@ -186,13 +189,20 @@ def test_every_fault_point_of_node_and_fabric_has_a_scenario() -> None:
 def test_each_fault_point_of_node_and_fabric_is_walked_here_and_by_the_drill() -> None:
     """`test_issuer_walk.py` walks the fault points of Breakwater, `tests/cloud/backup/test_walk.py` those of backups.
 
-    `tests/cloud/events/test_walk.py` walks those of events.
+    `tests/cloud/events` walks those of events: see below.
     """
     points = set(points_in_code("node", "fabric"))
     assert points <= {case.point for chain in kept_chains() for case in chain.cases}
     stages = {(point, stage) for point in points for stage in ("before", "after")}
     assert stages <= {(case.point, case.stage) for case in all_cases()}
-    assert set(points_in_code()) == set(points_in_code("node", "fabric", "breakwater", "backup", "restore", "events"))
+    sides = ("node", "fabric", "breakwater", "backup", "restore", "events", "nats")
+    assert set(points_in_code()) == set(points_in_code(*sides))
+
+
+def test_each_fault_point_of_events_is_walked() -> None:
+    """`test_walk.py`, `test_follower_walk.py` and `nats/test_copy.py` in `tests/cloud/events` kill at each of them."""
+    assert set(points_in_code("events")) == {*PRODUCING, *FOLLOWING}
+    assert set(points_in_code("nats")) == set(COPYING)
 
 
 @pytest.fixture(scope="session")

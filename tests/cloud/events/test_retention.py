@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud.events import retention
+from cloud.events.retention import Retention
 from lab.postgres import sqlite_database
 from tests.cloud.events.support import ROWS, SERVICE, START, Producer, opened
 
@@ -34,16 +34,15 @@ async def test_an_event_goes_when_a_newer_one_is_as_old(producer: Producer) -> N
     assert producer.parts.retention.deleted == 2
 
 
-async def test_many_events_go_in_batches(producer: Producer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "BATCH", 3)
-    monkeypatch.setattr(retention, "BATCHES_MAX", 2)
+async def test_many_events_go_in_batches(producer: Producer) -> None:
+    retention = Retention(producer.store, timedelta(days=7), producer.clock, batch=3, batches_max=2)
     for _ in range(9):
         await producer.add("a")
     await producer.place()
     producer.clock.forward(timedelta(days=8))
-    await producer.parts.retention.run_once()
+    await retention.run_once()
     assert await kept(producer) == [("a", sequence) for sequence in (6, 7, 8, 9)]
-    await producer.parts.retention.run_once()
+    await retention.run_once()
     assert await kept(producer) == [("a", 9)]
 
 
@@ -58,7 +57,7 @@ async def test_a_new_position_follows_the_highest_one_after_a_purge(producer: Pr
     assert await producer.seen() == [(1, "a", 1), (2, "b", 1), (3, "a", 2)]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 4)), min_size=1, max_size=25))
 def test_the_latest_event_of_each_object_stays(
     tmp_path_factory: pytest.TempPathFactory, days: list[tuple[str, int]]

@@ -31,21 +31,21 @@ async def test_a_service_follows_the_feed_and_reads_the_snapshot(live: Live) -> 
     await sequencer
 
 
-@pytest.mark.parametrize(
-    ("query", "code"),
-    [
-        (f"{PATH_CHANGES}?cursor=fabric.1.1", "cursor_foreign"),
-        (f"{PATH_CHANGES}?cursor=breakwater.1.1", "cursor_gone"),
-        (f"{PATH_CHANGES}?cursor={'1' * 65}", "invalid"),
-        (f"{PATH_CHANGES}?wait=251", "invalid"),
-        (f"{PATH_CHANGES}?wait=-1", "invalid"),
-        (f"{PATH_SNAPSHOT}?limit=0", "invalid"),
-        (f"{PATH_SNAPSHOT}?limit=257", "invalid"),
-        (f"{PATH_SNAPSHOT}?after={'x' * 129}", "invalid"),
-    ],
-)
-async def test_bad_queries(live: Live, query: str, code: str) -> None:
+async def test_bad_queries(live: Live) -> None:
+    wanted = {
+        f"{PATH_CHANGES}?cursor=fabric.1.1": "cursor_foreign",
+        f"{PATH_CHANGES}?cursor=breakwater.1.1": "cursor_gone",
+        f"{PATH_CHANGES}?cursor={'1' * 65}": "invalid",
+        f"{PATH_CHANGES}?wait=251": "invalid",
+        f"{PATH_CHANGES}?wait=-1": "invalid",
+        f"{PATH_SNAPSHOT}?limit=0": "invalid",
+        f"{PATH_SNAPSHOT}?limit=257": "invalid",
+        f"{PATH_SNAPSHOT}?after={'x' * 129}": "invalid",
+    }
+    found: dict[str, str] = {}
     async with live.fabric() as client:
-        with pytest.raises(ProblemAnswer) as caught:
-            (await client.call("GET", query)).into(Changes)
-    assert caught.value.problem.code == code
+        for query in wanted:
+            with pytest.raises(ProblemAnswer) as caught:
+                (await client.call("GET", query)).into(Changes)
+            found[query] = caught.value.problem.code
+    assert found == wanted

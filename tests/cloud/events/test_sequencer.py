@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from cloud.events.sequencer import BATCH
+from cloud.events.sequencer import Sequencer
 from cloud.events.store import outbox as store
 from cloud.storage import Location, ServiceEngine, StorageError
 from cloud.tasks.stopping import Stopping
@@ -54,20 +54,21 @@ async def test_two_replicas_number_each_event_once(location: Location) -> None:
 async def test_more_events_than_a_batch(location: Location) -> None:
     async with opened(location) as engine:
         producer = Producer(engine)
+        sequencer = Sequencer(engine, producer.store, batch=3)
         heads: list[int] = []
-        producer.parts.sequencer.on_advance(lambda head, _: heads.append(head))
+        sequencer.on_advance(lambda head, _: heads.append(head))
         async with engine.transaction("thing:many"):
-            for _ in range(BATCH + 1):
+            for _ in range(7):
                 await producer.outbox.add("thing", "many", "changed", State(""))
-        await producer.place()
-        assert [sequence for _, _, sequence in await producer.seen()] == list(range(1, BATCH + 2))
-        assert heads == [BATCH + 1] if engine.commits_in_order else [BATCH, BATCH + 1]
-        assert producer.parts.sequencer.head == BATCH + 1
+        await sequencer.run_once()
+        assert [sequence for _, _, sequence in await producer.seen()] == [*range(1, 8)]
+        assert heads == [7] if engine.commits_in_order else [3, 6, 7]
+        assert sequencer.head == 7
 
 
 async def test_the_task_runs_after_a_commit_and_sees_other_processes(location: Location) -> None:
     async with opened(location) as first, opened(location) as second:
-        one, other = Producer(first), Producer(second)
+        one, other = Producer(first, None, 0.02), Producer(second)
         seen: list[tuple[int, bool]] = []
         one.parts.sequencer.on_advance(lambda head, is_ours: seen.append((head, is_ours)))
         stopping = Stopping()

@@ -15,14 +15,8 @@ from cloud.storage import Location
 from protocol import faults
 from protocol.faults import Stage
 from tests.cloud.events.support import Clock, Producer, opened
-from tests.cloud.events.test_follower_walk import POINTS as FOLLOWING
-from tests.system.support.fault_points import points_in_code
 
 POINTS = ("events.epoch.begin", "events.event.add", "events.position.place", "events.outbox.purge")
-
-
-def test_every_fault_point_of_a_producer_is_walked() -> None:
-    assert set(points_in_code("events")) == {*POINTS, *FOLLOWING}
 
 
 def produce(location: Location, point: str, stage: Stage) -> None:

@@ -16,7 +16,6 @@ from protocol import faults
 from protocol.faults import Stage
 from tests.cloud.events.nats.support import access_of, copy_of, running, stored
 from tests.cloud.events.support import Producer
-from tests.system.support.fault_points import points_in_code
 from tests.waiting import until
 
 POINTS = ("nats.copy.begin", "nats.copy.hold", "nats.copy.advance", "nats.copy.release")
@@ -197,10 +196,6 @@ async def test_positions_are_replayed_once(producer: Producer, own: NatsServer) 
         assert [subject for _, subject in await _objects(own)] == [f"thing/{each}" for each in "abcdbc"]
     finally:
         own.kill()
-
-
-def test_every_fault_point_of_the_copy_is_walked() -> None:
-    assert set(points_in_code("nats")) == set(POINTS)
 
 
 async def test_consumers_follow_the_database(producer: Producer, own: NatsServer) -> None:
