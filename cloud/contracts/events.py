@@ -20,8 +20,9 @@ PATH_CHANGES = "/v1/changes"
 PATH_SNAPSHOT = "/v1/snapshot"
 
 TYPE_PREFIX = "dev.cascade"
-DATA_BYTES_MAX = 16 * 1024
-"""Bytes of `data`. The states of objects have less than 2 kB."""
+DATA_BYTES_MAX = 48 * 1024
+"""Bytes of `data`. The states of objects have less than 2 kB. The largest are a tenant with 64 profiles of the longest
+names, 36 kB, and a code with the longest entitlements, 23 kB."""
 SUBJECT_CHARS_MAX = 128
 NUMBER_MAX = 2**63 - 1
 """Largest position, sequence and epoch: a signed number of 64 bits."""
@@ -87,7 +88,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: Annotated[str, limits(maxLength=64)]
     """Trace context (W3C) of the request that caused the change. Empty without one."""
     data: Annotated[msgspec.Raw, limits(type="object")]
-    """State of the object, at most 16 kB of JSON. `type` names its form."""
+    """State of the object, at most 48 kB of JSON. `type` names its form."""
 
 
 class Changes(msgspec.Struct, frozen=True):

@@ -10,8 +10,8 @@ from cloud.events.nats.settings import NatsSettings
 _NANOSECONDS = 1_000_000_000
 DUPLICATE_SECONDS = 120
 """How long the server knows the id of a message. It is the default; a longer time costs memory."""
-EVENT_BYTES_MAX = 32 * 1024
-"""An event has 16 kB of data at most."""
+EVENT_BYTES_MAX = 56 * 1024
+"""An event has 48 kB of data at most. The server takes messages of 64 kB (`max_payload`)."""
 ACKNOWLEDGE_SECONDS = 30
 ACKNOWLEDGE_MAX = 1000
 REQUESTS_MAX = 16

@@ -23,7 +23,7 @@ LARGEST = EventRow(
 
 def test_an_answer_of_the_largest_events_is_one_that_clients_read() -> None:
     rows = fitting([LARGEST] * EVENTS_MAX)
-    assert 40 < len(rows) < EVENTS_MAX
+    assert 10 < len(rows) < EVENTS_MAX
     events = tuple(event_of(row, "breakwater", 2**63 - 1, is_placed=True) for row in rows)
     size = len(msgspec.json.encode(Changes(2**63 - 1, events, "c" * 64, 2**63 - 1)))
     assert ANSWER_BYTES_MAX - DATA_BYTES_MAX - len(rows) * ENVELOPE_BYTES < size < RESPONSE_BODY_BYTES_MAX

@@ -61,8 +61,8 @@ async def test_an_event_without_a_position_is_in_the_snapshot(producer: Producer
 async def test_large_states_end_a_page_early(producer: Producer) -> None:
     large = "x" * (DATA_BYTES_MAX - 100)
     async with producer.engine.transaction("thing:all"):
-        for number in range(60):
+        for number in range(20):
             await producer.outbox.add("thing", f"o{number:02}", "changed", State(large))
     found = await pages(producer, 60)
     assert len(found) == 2
-    assert [event.subject for page in found for event in page.events] == [f"thing/o{n:02}" for n in range(60)]
+    assert [event.subject for page in found for event in page.events] == [f"thing/o{n:02}" for n in range(20)]

@@ -36,7 +36,7 @@ async def test_messages_are_stored_once_each(server: NatsServer, access: Access)
 async def test_a_message_that_is_refused_stops_the_count_before_it(access: Access) -> None:
     async with connected(access) as link:
         await declare_stream(link, SETTINGS)
-        large = Message(_message(5).subject, "evt_large", bytes(40_000))
+        large = Message(_message(5).subject, "evt_large", bytes(60_000))
         assert await link.store([_message(4), large, _message(6)]) == 1
         with pytest.raises(NatsUnavailable, match="message size exceeds maximum"):
             await link.store([large])
