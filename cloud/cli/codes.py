@@ -9,7 +9,7 @@ import msgspec
 from cloud.cli.arguments import TIERS, days_from, id_argument, lease_terms
 from cloud.cli.connection import Server
 from cloud.cli.entitlements import read_entitlements
-from cloud.cli.options import Commands, json_option, server_options
+from cloud.cli.options import Commands, changing_path, dry_run_option, json_option, server_options
 from cloud.cli.secret_files import refuse_existing, write_secret_file
 from cloud.cli.show import columns, emit, fields, pairs
 from cloud.clock import utc_now
@@ -78,6 +78,7 @@ def add_options(group: ArgumentParser) -> None:
         "No further machine can activate with the code. Nodes that were activated with it keep their licences.",
         run=revoke,
     )
+    dry_run_option(closing)
     closing.add_argument("code", metavar="CODE", help="id of the code (not the secret)")
 
 
@@ -168,5 +169,5 @@ def list_all(args: Namespace) -> None:
 def revoke(args: Namespace) -> None:
     """Revoke a code and print it. Raises CliError."""
     server = Server(args)
-    path = f"/v1/codes/{id_argument('code', args.code)}/revoke"
+    path = changing_path(f"/v1/codes/{id_argument('code', args.code)}/revoke", args)
     emit(server.call("POST", path, schemas.Code, {}), args.json, fields)

@@ -9,7 +9,7 @@ import msgspec
 from cloud.cli.arguments import id_argument, tenant_filter
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_USAGE, CliError
-from cloud.cli.options import Commands, json_option, server_options
+from cloud.cli.options import Commands, changing_path, dry_run_option, json_option, server_options
 from cloud.cli.restored import holds, rebuild
 from cloud.cli.show import columns, emit, fields, pairs
 from cloud.fabric import schemas
@@ -70,6 +70,7 @@ def add_options(group: ArgumentParser) -> None:
     for name, summary in CHANGES.items():
         text = f"{summary.capitalize()}. {READMISSION}" if name in ("revoke", "release") else ""
         changing = actions.add(name, summary, text, run=change)
+        dry_run_option(changing)
         changing.add_argument("node", metavar="NODE", help="id of the node")
         changing.add_argument(
             "--reason",
@@ -191,5 +192,5 @@ def change(args: Namespace) -> None:
     """Make the change of `CHANGES` that `args.action` names."""
     server = Server(args)
     body = schemas.ChangeStanding(reason=args.reason)
-    path = f"/v1/nodes/{id_argument('node', args.node)}/{args.action}"
+    path = changing_path(f"/v1/nodes/{id_argument('node', args.node)}/{args.action}", args)
     emit(server.call("POST", path, schemas.Node, body), args.json, fields)

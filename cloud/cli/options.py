@@ -116,6 +116,18 @@ def _server_options(parser: ArgumentParser, default: str | None) -> None:
     )
 
 
+def dry_run_option(parser: ArgumentParser) -> None:
+    """Add `--dry-run` to a command that changes something."""
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only check: print the object as it would be, and change nothing"
+    )
+
+
+def changing_path(path: str, args: Namespace) -> str:
+    """Return the path of a change, for a dry run if the options ask for one."""
+    return f"{path}?dry_run=true" if args.dry_run else path
+
+
 def directory_option(parser: ArgumentParser) -> None:
     """Add `--dir`, for commands that run on the services' own host."""
     parser.add_argument("--dir", type=Path, default=INSTALLATION, metavar="DIR", help=DIR_HELP)

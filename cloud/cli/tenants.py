@@ -7,7 +7,7 @@ from cloud.cli.arguments import id_argument, lease_terms, tier_list
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_USAGE, CliError
 from cloud.cli.hardware.shown import policy_lines
-from cloud.cli.options import Commands, json_option, server_options
+from cloud.cli.options import Commands, changing_path, dry_run_option, json_option, server_options
 from cloud.cli.show import columns, emit, fields
 from cloud.fabric import schemas
 from cloud.fabric.bodies.clones import ClonePolicy, SetClonePolicy
@@ -35,6 +35,7 @@ def _add_policies(actions: Commands) -> None:
         "Leases of nodes that are activated already stay in force.",
         run=set_tiers,
     )
+    dry_run_option(tiers)
     tiers.add_argument("tenant", metavar="TENANT", help="id of the tenant")
     tiers.add_argument("tiers", metavar="TIERS", help="exactly these tiers, separated by commas: attested,tpm,software")
     approving = actions.add(
@@ -43,6 +44,7 @@ def _add_policies(actions: Commands) -> None:
         "A code can demand an approval for its machines as well (`cascade code create --approval`).",
         run=set_approval_tiers,
     )
+    dry_run_option(approving)
     approving.add_argument("tenant", metavar="TENANT", help="id of the tenant")
     approving.add_argument("tiers", metavar="TIERS", help="these tiers, separated by commas; `none` for no tier")
     lease = actions.add(
@@ -51,6 +53,7 @@ def _add_policies(actions: Commands) -> None:
         "They are for activations from now on whose code sets no dates. A node takes them over at its next activation.",
         run=set_lease,
     )
+    dry_run_option(lease)
     lease.add_argument("tenant", metavar="TENANT", help="id of the tenant")
     lease.add_argument("tier", metavar="TIER", help="the tier: attested, tpm or software")
     lease.add_argument(
@@ -65,6 +68,7 @@ def _add_policies(actions: Commands) -> None:
         "a machine without a TPM is not activated.",
         run=set_pcr_policy,
     )
+    dry_run_option(quotes)
     quotes.add_argument("tenant", metavar="TENANT", help="id of the tenant")
     quotes.add_argument("policy", choices=get_args(schemas.PcrPolicy), help="the policy")
     quotes.add_argument(
@@ -80,6 +84,7 @@ def _add_clone_policy(actions: Commands) -> None:
         "suspend-both: the node is suspended until `cascade node settle`.",
         run=set_clone_policy,
     )
+    dry_run_option(policy)
     policy.add_argument("tenant", metavar="TENANT", help="id of the tenant")
     policy.add_argument("policy", choices=get_args(ClonePolicy), help="the policy")
 
@@ -106,7 +111,11 @@ def set_clone_policy(args: Namespace) -> None:
     """Set the tenant's policy for suspected clones, and print the tenant. Raises CliError."""
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}"
     body = SetClonePolicy(policy=args.policy)
-    emit(Server(args).put(f"{path}/clone-policy", schemas.Tenant, body, read=path), args.json, fields)
+    emit(
+        Server(args).put(changing_path(f"{path}/clone-policy", args), schemas.Tenant, body, read=path),
+        args.json,
+        fields,
+    )
 
 
 def set_tiers(args: Namespace) -> None:
@@ -136,4 +145,8 @@ def set_pcr_policy(args: Namespace) -> None:
 def _set(args: Namespace, setting: str, body: Any) -> None:
     """Send a setting, and print the tenant's policies. `setting` is the last part of the path. Raises CliError."""
     path = f"/v1/tenants/{id_argument('ten', args.tenant)}/trust"
-    emit(Server(args).put(f"{path}/{setting}", schemas.TenantTrust, body, read=path), args.json, policy_lines)
+    emit(
+        Server(args).put(changing_path(f"{path}/{setting}", args), schemas.TenantTrust, body, read=path),
+        args.json,
+        policy_lines,
+    )

@@ -5,6 +5,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 from litestar import Litestar
 
@@ -30,6 +31,7 @@ from cloud.fabric.tuf.targets import TargetsError
 from cloud.fabric.wiring.part_groups import Ports
 from cloud.http.admission import Admission
 from cloud.http.app import make_app, make_metrics_app
+from cloud.http.cursors import ListCursors
 from cloud.http.guard import Guard
 from cloud.http.metrics import Metrics
 from cloud.http.readiness import certificate_probe, trouble_probe
@@ -46,7 +48,8 @@ from cloud.tasks.stopping import Stopping
 def make_api(guard: Guard, services: Mapping[str, object], metrics: Metrics | None = None) -> Litestar:
     """The application of the API. A handler takes parts from `services` by the names of its parameters."""
     schema = documents()[API.name]
-    return make_app(routes(), guard, services=services, metrics=metrics, schema=schema)
+    list_cursors = cast(ListCursors | None, services["list_cursors"])  # None: an application that no client calls
+    return make_app(routes(), guard, services=services, metrics=metrics, schema=schema, list_cursors=list_cursors)
 
 
 def make_repository(guard: Guard, services: Mapping[str, object]) -> Litestar:

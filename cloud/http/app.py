@@ -19,6 +19,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 
 from cloud.http.bounds import OutOfBounds, Unbounded, checker
 from cloud.http.conditions import require_if_match
+from cloud.http.cursors import LIST_CURSORS, ListCursors
 from cloud.http.guard import Guard, judge_again
 from cloud.http.metrics import Metrics, measured, read_metrics
 from cloud.http.openapi import ApiDocument, show_schema
@@ -123,7 +124,9 @@ def _require_bounds(handler: BaseRouteHandler) -> None:
         if name == "data":
             checker(field.annotation)
         elif isinstance(given := field.kwarg_definition, QueryParameter | HeaderParameter | CookieParameter):
-            if field.annotation is int:
+            if field.annotation is bool:
+                bounded = True
+            elif field.annotation is int:
                 bounded = given.ge is not None and given.le is not None
             else:
                 bounded = given.max_length is not None and given.pattern is not None
@@ -155,7 +158,7 @@ def _check_query(connection: ASGIConnection[Any, Any, Any, Any], known: frozense
         seen.add(name)
 
 
-def _guarding(guard: Guard) -> AsyncGuard:
+def _guarding(guard: Guard, list_cursors: ListCursors | None) -> AsyncGuard:
     """Return the only guard of the application. For each guard, Litestar copies the handler at every request.
 
     No object has an id or a name with a character that cannot be printed, so such a path is refused (`not_found`).
@@ -168,6 +171,8 @@ def _guarding(guard: Guard) -> AsyncGuard:
         if not all(value.isprintable() for value in connection.path_params.values() if isinstance(value, str)):
             raise Refusal("not_found")
         require_if_match(connection)
+        if list_cursors is not None:
+            connection.scope["state"][LIST_CURSORS] = list_cursors
 
     return admit
 
@@ -180,12 +185,13 @@ def make_app(
     metrics: Metrics | None = None,
     on_error: OnError | None = None,
     schema: ApiDocument | None = None,
+    list_cursors: ListCursors | None = None,
 ) -> Litestar:
     """Make the application of a service.
 
     A handler takes a part of `services` by name, as a parameter of the type `Wired[X]`. With `metrics`, the application
     measures the time of its requests. `on_error` sees every exception before it is answered. With `schema`, operators
-    can read that document at `/schema`.
+    can read that document at `/schema`. `list_cursors` signs the cursors of operators' lists.
     """
     parts = dict(services or {})
     if schema is not None:
@@ -195,7 +201,7 @@ def make_app(
             *handlers,
             *([show_schema] if schema is not None else []),
         ],
-        guards=[_guarding(guard)],
+        guards=[_guarding(guard, list_cursors)],
         middleware=[*([measured(metrics)] if metrics is not None else []), bounded_waits],
         dependencies={name: _provider(service) for name, service in parts.items()},
         after_exception=[on_error] if on_error is not None else [],

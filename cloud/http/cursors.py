@@ -3,7 +3,7 @@
 A list makes a cursor of its own, the place after the last item. The route signs it with a key of the installation, for
 the service, the operator's token, the path and the filters. So a cursor of another list, another service, another
 operator or other filters is refused, and a caller cannot make one. The number of items may change from page to page.
-Rule: a list that operators read names `sign` and `read` in its route; a walk over the API document checks it.
+Rule: a list that operators read uses `own_cursor` and `signed_page` in its route; a walk over the API document checks it.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ TAG_BYTES = 16
 SIGNED_CURSOR_CHARS_MAX = 192
 CURSOR = "cursor"
 LIMIT = "limit"
+LIST_CURSORS = "list_cursors"
+"""Key of the application's `ListCursors` in a request's state. A second part of a handler would cost 0.1 ms a request."""
 
 
 class Page(Protocol):
@@ -62,6 +64,21 @@ class ListCursors:
         filters = sorted((name, value) for name, value in request.query_params.multi_items() if name not in _FREE)
         bound = [self._service, current_operator(request).id, request.scope["path"], filters, inner]
         return b64url_encode(hmac.digest(self._key, msgspec.json.encode(bound), hashlib.sha256)[:TAG_BYTES])
+
+
+def signed_page(request: Request[Any, Any, Any], page: P) -> P:
+    """Return a list's page with the signed cursor."""
+    return _cursors_of(request).sign(request, page)
+
+
+def own_cursor(request: Request[Any, Any, Any], cursor: str) -> str:
+    """Return the cursor that the list itself has made. Raises Refusal (`cursor_foreign`)."""
+    return _cursors_of(request).read(request, cursor)
+
+
+def _cursors_of(request: Request[Any, Any, Any]) -> ListCursors:
+    cursors: ListCursors = request.scope["state"][LIST_CURSORS]
+    return cursors
 
 
 _FREE = frozenset({CURSOR, LIMIT})

@@ -135,6 +135,30 @@ def test_unknown_parameters_of_the_query_are_refused_on_every_route(world: World
                 assert "no parameter 'colour'" in answer.refused("invalid").detail, route.name
 
 
+def test_a_dry_run_writes_nothing_on_every_route_that_has_one(world: World) -> None:
+    document = json.loads((Path(__file__).parents[2] / "docs/api/fabric.json").read_bytes())
+    trying = {
+        f"fabric {method.upper()} {path}"
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if any(parameter["name"] == "dry_run" for parameter in operation.get("parameters", ()))
+    }
+    assert len(trying) >= 12
+    count = "SELECT count(*) FROM audit"
+    before = world.cloud.rows("fabric", count)
+    with unchanged(world.cloud):
+        answers = {
+            route.name: world.ask(route, "operator", query="dry_run=true")
+            for route in all_routes()
+            if route.name in trying
+        }
+    assert world.cloud.rows("fabric", count) == before
+    assert {name: answer.status for name, answer in answers.items()} == dict.fromkeys(trying, 200)
+    revoked = answers["fabric POST /v1/nodes/{node}/revoke"].json()
+    assert (revoked["id"], revoked["standing"]) == (world.condemned.node, "revoked")
+    assert answers["fabric POST /v1/codes/{code}/revoke"].json()["state"] == "revoked"
+
+
 def test_a_cursor_of_another_list_is_refused_on_every_list(world: World) -> None:
     document = json.loads((Path(__file__).parents[2] / "docs/api/fabric.json").read_bytes())
     listing = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from cloud.cli.arguments import id_argument
 from cloud.cli.connection import Server
-from cloud.cli.options import Commands
+from cloud.cli.options import Commands, changing_path, dry_run_option
 from cloud.cli.show import emit, fields
 from cloud.fabric.bodies.recovery import RecoveryPolicy
 from cloud.fabric.bodies.recovery_codes import SetRecoveryPolicy
@@ -31,6 +31,7 @@ def add_options(actions: Commands) -> None:
         run=policy,
     )
     setting.add_argument("tenant", metavar="TENANT", help="id of the tenant")
+    dry_run_option(setting)
     for name, text in OPTIONS.items():
         setting.add_argument(f"--{name.replace('_', '-')}", type=int, default=None, metavar="N", help=text)
 
@@ -41,7 +42,7 @@ def policy(args: Namespace) -> None:
     given: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     server = Server(args)
     if given:
-        found = server.put(path, RecoveryPolicy, SetRecoveryPolicy(**given), read=path)
+        found = server.put(changing_path(path, args), RecoveryPolicy, SetRecoveryPolicy(**given), read=path)
     else:
         found = server.call("GET", path, RecoveryPolicy)
     emit(found, args.json, fields)

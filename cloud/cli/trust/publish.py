@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cloud.cli.connection import Server
 from cloud.cli.errors import EXIT_USAGE, CliError
+from cloud.cli.options import changing_path, dry_run_option
 from cloud.cli.show import emit, fields
 from cloud.cli.trust.commands import accept_expired_option
 from cloud.cli.trust.published import folder_errors
@@ -27,6 +28,7 @@ def add_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--reason", default="", metavar="TEXT", help="recorded in the audit")
     accept_expired_option(parser)
+    dry_run_option(parser)
     parser.set_defaults(run=publish)
 
 
@@ -49,4 +51,4 @@ def publish(args: Namespace) -> None:
             f"cannot publish {args.folder}: the request has {size} bytes, Fabric accepts {REQUEST_BODY_BYTES_MAX}",
             "Drop roots and issuers that no node and no service needs any more.",
         )
-    emit(Server(args).call("POST", "/v1/trust/targets", schemas.Trust, body), args.json, fields)
+    emit(Server(args).call("POST", changing_path("/v1/trust/targets", args), schemas.Trust, body), args.json, fields)

@@ -66,6 +66,12 @@ def filter_by(description: str, name: str | None = None) -> QueryParameter:
 InTenant = Annotated[str, filter_by("Id of a tenant. Empty for all tenants.")]
 
 
+DryRun = Annotated[
+    bool,
+    QueryParameter(description="Only check. The answer shows the object as it would be, and nothing is changed."),
+]
+
+
 def refuse(request: Request[Any, Any, Any], error: FabricError) -> Response[bytes]:
     """Litestar's exception handler for this package's errors."""
     known = refusal(error)

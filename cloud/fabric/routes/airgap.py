@@ -44,7 +44,7 @@ from cloud.fabric.service.airgap.answering import AirgapAnswers
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
-from cloud.http.cursors import ListCursors
+from cloud.http.cursors import own_cursor, signed_page
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -91,7 +91,6 @@ async def answer_airgap_request(
 )
 async def list_airgap_exchanges(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     airgap_answers: Wired[AirgapAnswers],
     tenant: InTenant = "",
     node: OfNode = "",
@@ -103,9 +102,7 @@ async def list_airgap_exchanges(
 
     In the state `answered` the receipt is outstanding.
     """
-    return list_cursors.sign(
-        request, await airgap_answers.page(tenant, node, in_state, list_cursors.read(request, cursor), limit)
-    )
+    return signed_page(request, await airgap_answers.page(tenant, node, in_state, own_cursor(request, cursor), limit))
 
 
 HANDLERS = (answer_airgap_request, list_airgap_exchanges)

@@ -8,13 +8,13 @@ from litestar.params import JSONBody
 from cloud.fabric import schemas
 from cloud.fabric.bodies.clones import CloneCase, SetClonePolicy, SettleClone
 from cloud.fabric.errors import Conflict, Invalid, NotFound
-from cloud.fabric.routes.access import Cursor, InTenant, Limit, OfNode, OfTenant, node_id, tenant_id
+from cloud.fabric.routes.access import Cursor, DryRun, InTenant, Limit, OfNode, OfTenant, node_id, tenant_id
 from cloud.fabric.routes.buckets import READ, WRITE
 from cloud.fabric.service.operators.clone_cases import CloneCases
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.conditions import if_match_of, tagged
-from cloud.http.cursors import ListCursors
+from cloud.http.cursors import own_cursor, signed_page
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -24,14 +24,13 @@ Asked = Request[Any, Any, Any]
 @get("/v1/clones", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_clones(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     clone_cases: Wired[CloneCases],
     tenant: InTenant = "",
     cursor: Cursor = "",
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[CloneCase]:
     """List the nodes of which a clone is suspected, the oldest first, with the evidence of every holder."""
-    return list_cursors.sign(request, await clone_cases.page(tenant, list_cursors.read(request, cursor), limit))
+    return signed_page(request, await clone_cases.page(tenant, own_cursor(request, cursor), limit))
 
 
 @get(
@@ -68,13 +67,19 @@ async def settle_clones(
     opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound,)),
 )
 async def set_clone_policy(
-    tenant: OfTenant, data: JSONBody[SetClonePolicy], request: Asked, clone_cases: Wired[CloneCases]
+    tenant: OfTenant,
+    data: JSONBody[SetClonePolicy],
+    request: Asked,
+    clone_cases: Wired[CloneCases],
+    dry_run: DryRun = False,
 ) -> schemas.Tenant:
     """Set what follows when a clone of a tenant's node is suspected.
 
     Suspicions that are there stay as they are.
     """
-    return await clone_cases.set_policy(current_operator(request), tenant_id(tenant), data, if_match_of(request))
+    return await clone_cases.set_policy(
+        current_operator(request), tenant_id(tenant), data, if_match_of(request), dry_run=dry_run
+    )
 
 
 HANDLERS = (list_clones, show_clones, settle_clones, set_clone_policy)

@@ -22,7 +22,7 @@ from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
 from cloud.http.conditions import tagged
-from cloud.http.cursors import ListCursors
+from cloud.http.cursors import own_cursor, signed_page
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -45,7 +45,6 @@ _LIFTS = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid, C
 @get("/v1/activations", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_activations(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     activation_decisions: Wired[ActivationDecisions],
     tenant: InTenant = "",
     code: WithCode = "",
@@ -57,8 +56,8 @@ async def list_activations(
 
     Those in the state `pending` wait for an operator.
     """
-    return list_cursors.sign(
-        request, await activation_decisions.page(tenant, code, in_state, list_cursors.read(request, cursor), limit)
+    return signed_page(
+        request, await activation_decisions.page(tenant, code, in_state, own_cursor(request, cursor), limit)
     )
 
 

@@ -7,7 +7,7 @@ from litestar.params import JSONBody, PathParameter
 
 from cloud.fabric import schemas
 from cloud.fabric.errors import Conflict, Invalid, NotFound
-from cloud.fabric.routes.access import Cursor, Limit, OfNode, OfTenant, node_id, tenant_id
+from cloud.fabric.routes.access import Cursor, DryRun, Limit, OfNode, OfTenant, node_id, tenant_id
 from cloud.fabric.routes.buckets import READ, WRITE
 from cloud.fabric.service.operators.pcr_policies import PcrPolicies
 from cloud.fabric.service.operators.tenants import Tenants
@@ -15,7 +15,7 @@ from cloud.fabric.service.operators.trusted_hardware import TrustedHardware
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.conditions import if_match_of, tagged
-from cloud.http.cursors import ListCursors
+from cloud.http.cursors import own_cursor, signed_page
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -79,13 +79,15 @@ async def allow_ek(
     opt=_CHANGES,
 )
 async def set_tiers(
-    tenant: OfTenant, data: JSONBody[schemas.SetTiers], request: Asked, tenants: Wired[Tenants]
+    tenant: OfTenant, data: JSONBody[schemas.SetTiers], request: Asked, tenants: Wired[Tenants], dry_run: DryRun = False
 ) -> schemas.TenantTrust:
     """Set the assurance tiers that a tenant admits.
 
     Leases of nodes that are activated already stay in force.
     """
-    return await tenants.set_tiers(current_operator(request), tenant_id(tenant), data, if_match_of(request))
+    return await tenants.set_tiers(
+        current_operator(request), tenant_id(tenant), data, if_match_of(request), dry_run=dry_run
+    )
 
 
 @put(
@@ -95,13 +97,19 @@ async def set_tiers(
     opt=_CHANGES,
 )
 async def set_approval_tiers(
-    tenant: OfTenant, data: JSONBody[schemas.SetApprovalTiers], request: Asked, tenants: Wired[Tenants]
+    tenant: OfTenant,
+    data: JSONBody[schemas.SetApprovalTiers],
+    request: Asked,
+    tenants: Wired[Tenants],
+    dry_run: DryRun = False,
 ) -> schemas.TenantTrust:
     """Set the tiers whose activations an operator must approve.
 
     Activations that wait already go on waiting.
     """
-    return await tenants.set_approval_tiers(current_operator(request), tenant_id(tenant), data, if_match_of(request))
+    return await tenants.set_approval_tiers(
+        current_operator(request), tenant_id(tenant), data, if_match_of(request), dry_run=dry_run
+    )
 
 
 @put(
@@ -111,13 +119,19 @@ async def set_approval_tiers(
     opt=_CHANGES,
 )
 async def set_lease_terms(
-    tenant: OfTenant, data: JSONBody[schemas.SetLeaseTerms], request: Asked, tenants: Wired[Tenants]
+    tenant: OfTenant,
+    data: JSONBody[schemas.SetLeaseTerms],
+    request: Asked,
+    tenants: Wired[Tenants],
+    dry_run: DryRun = False,
 ) -> schemas.TenantTrust:
     """Set the dates of the leases of a tier.
 
     They apply to activations from now on, unless the activation code sets dates.
     """
-    return await tenants.set_lease_terms(current_operator(request), tenant_id(tenant), data, if_match_of(request))
+    return await tenants.set_lease_terms(
+        current_operator(request), tenant_id(tenant), data, if_match_of(request), dry_run=dry_run
+    )
 
 
 @put(
@@ -127,13 +141,19 @@ async def set_lease_terms(
     opt=_CHANGES,
 )
 async def set_pcr_policy(
-    tenant: OfTenant, data: JSONBody[schemas.SetPcrPolicy], request: Asked, pcr_policies: Wired[PcrPolicies]
+    tenant: OfTenant,
+    data: JSONBody[schemas.SetPcrPolicy],
+    request: Asked,
+    pcr_policies: Wired[PcrPolicies],
+    dry_run: DryRun = False,
 ) -> schemas.TenantTrust:
     """Set the policy for the PCR quotes of a profile's machines.
 
     It counts from the next activation or session of a machine on. A repeat changes nothing.
     """
-    return await pcr_policies.set_policy(current_operator(request), tenant_id(tenant), data, if_match_of(request))
+    return await pcr_policies.set_policy(
+        current_operator(request), tenant_id(tenant), data, if_match_of(request), dry_run=dry_run
+    )
 
 
 @post(
@@ -172,16 +192,13 @@ async def allow_eks(
 )
 async def list_allowed_eks(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     tenant: OfTenant,
     trusted_hardware: Wired[TrustedHardware],
     cursor: Cursor = "",
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.AllowedEk]:
     """List the TPM chips that count as attested without a maker's root."""
-    return list_cursors.sign(
-        request, await trusted_hardware.allowed(tenant_id(tenant), list_cursors.read(request, cursor), limit)
-    )
+    return signed_page(request, await trusted_hardware.allowed(tenant_id(tenant), own_cursor(request, cursor), limit))
 
 
 @post(

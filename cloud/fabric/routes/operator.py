@@ -10,6 +10,7 @@ from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.routes.access import (
     FILTER_CHARS_MAX,
     Cursor,
+    DryRun,
     InTenant,
     Limit,
     OfCode,
@@ -33,7 +34,7 @@ from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
 from cloud.http.conditions import tagged
-from cloud.http.cursors import ListCursors
+from cloud.http.cursors import own_cursor, signed_page
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -81,13 +82,12 @@ async def create_tenant(
 )
 async def list_tenants(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     tenants: Wired[Tenants],
     cursor: Cursor = "",
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Tenant]:
     """List tenants, the oldest first."""
-    return list_cursors.sign(request, await tenants.page(list_cursors.read(request, cursor), limit))
+    return signed_page(request, await tenants.page(own_cursor(request, cursor), limit))
 
 
 @get(
@@ -119,31 +119,29 @@ async def create_code(
 )
 async def list_codes(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     tenant: OfTenant,
     codes: Wired[Codes],
     cursor: Cursor = "",
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Code]:
     """List the activation codes of a tenant, the oldest first."""
-    return list_cursors.sign(request, await codes.page(tenant_id(tenant), list_cursors.read(request, cursor), limit))
+    return signed_page(request, await codes.page(tenant_id(tenant), own_cursor(request, cursor), limit))
 
 
 @post(
     "/v1/codes/{code:str}/revoke", status_code=200, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound,))
 )
-async def revoke_code(code: OfCode, request: Asked, codes: Wired[Codes]) -> schemas.Code:
+async def revoke_code(code: OfCode, request: Asked, codes: Wired[Codes], dry_run: DryRun = False) -> schemas.Code:
     """Revoke an activation code.
 
     No machine activates with it from now on. Nodes that it activated stay. A repeat changes nothing.
     """
-    return await codes.revoke(current_operator(request), code_id(code))
+    return await codes.revoke(current_operator(request), code_id(code), dry_run=dry_run)
 
 
 @get("/v1/nodes", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_nodes(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     node_lists: Wired[NodeLists],
     tenant: InTenant = "",
     standing: WithStanding = "",
@@ -151,9 +149,7 @@ async def list_nodes(
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Node]:
     """List nodes, the oldest first."""
-    return list_cursors.sign(
-        request, await node_lists.page(tenant, standing, list_cursors.read(request, cursor), limit)
-    )
+    return signed_page(request, await node_lists.page(tenant, standing, own_cursor(request, cursor), limit))
 
 
 @get("/v1/nodes/{node:str}", after_request=tagged, opt=operation_options(OPERATOR, bucket=READ, refuses=(NotFound,)))
@@ -167,46 +163,62 @@ _STANDING = operation_options(OPERATOR, bucket=READ, refuses=(NotFound, Conflict
 
 @post("/v1/nodes/{node:str}/suspend", status_code=200, opt=_STANDING)
 async def suspend_node(
-    node: OfNode, data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
+    node: OfNode,
+    data: JSONBody[schemas.ChangeStanding],
+    request: Asked,
+    standings: Wired[Standings],
+    dry_run: DryRun = False,
 ) -> schemas.Node:
     """Suspend a node: its workloads stop until it is resumed.
 
     The node gets a signed suspension with the reason. A repeat changes nothing.
     """
-    return await standings.change(current_operator(request), node_id(node), "suspend", data.reason)
+    return await standings.change(current_operator(request), node_id(node), "suspend", data.reason, dry_run=dry_run)
 
 
 @post("/v1/nodes/{node:str}/resume", status_code=200, opt=_STANDING)
 async def resume_node(
-    node: OfNode, data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
+    node: OfNode,
+    data: JSONBody[schemas.ChangeStanding],
+    request: Asked,
+    standings: Wired[Standings],
+    dry_run: DryRun = False,
 ) -> schemas.Node:
     """Resume a suspended node with a new lease.
 
     A repeat changes nothing.
     """
-    return await standings.change(current_operator(request), node_id(node), "resume", data.reason)
+    return await standings.change(current_operator(request), node_id(node), "resume", data.reason, dry_run=dry_run)
 
 
 @post("/v1/nodes/{node:str}/revoke", status_code=200, opt=_STANDING)
 async def revoke_node(
-    node: OfNode, data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
+    node: OfNode,
+    data: JSONBody[schemas.ChangeStanding],
+    request: Asked,
+    standings: Wired[Standings],
+    dry_run: DryRun = False,
 ) -> schemas.Node:
     """Revoke a node: its licence and its certificates end for good.
 
     Only a code with `readmit_node` activates the machine again. A repeat changes nothing.
     """
-    return await standings.change(current_operator(request), node_id(node), "revoke", data.reason)
+    return await standings.change(current_operator(request), node_id(node), "revoke", data.reason, dry_run=dry_run)
 
 
 @post("/v1/nodes/{node:str}/release", status_code=200, opt=_STANDING)
 async def release_node(
-    node: OfNode, data: JSONBody[schemas.ChangeStanding], request: Asked, standings: Wired[Standings]
+    node: OfNode,
+    data: JSONBody[schemas.ChangeStanding],
+    request: Asked,
+    standings: Wired[Standings],
+    dry_run: DryRun = False,
 ) -> schemas.Node:
     """Release a node: its licence ends and its seat is free again.
 
     A repeat changes nothing.
     """
-    return await standings.change(current_operator(request), node_id(node), "release", data.reason)
+    return await standings.change(current_operator(request), node_id(node), "release", data.reason, dry_run=dry_run)
 
 
 @post("/v1/tokens", status_code=201, opt=operation_options(OPERATOR, bucket=WRITE, refuses=(Invalid,)))
@@ -233,13 +245,12 @@ async def create_token(
 )
 async def list_tokens(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     tokens: Wired[Tokens],
     cursor: Cursor = "",
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Token]:
     """List operators' tokens, the oldest first."""
-    return list_cursors.sign(request, await tokens.page(list_cursors.read(request, cursor), limit))
+    return signed_page(request, await tokens.page(own_cursor(request, cursor), limit))
 
 
 @post(
@@ -256,9 +267,8 @@ async def revoke_token(token: OfToken, request: Asked, tokens: Wired[Tokens]) ->
 
 
 @get("/v1/audit", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
-async def list_audit(  # noqa: PLR0913, PLR0917  (one parameter for each filter)
+async def list_audit(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     audit_lists: Wired[AuditLists],
     tenant: InTenant = "",
     subject: OfObject = "",
@@ -268,8 +278,8 @@ async def list_audit(  # noqa: PLR0913, PLR0917  (one parameter for each filter)
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.AuditEntry]:
     """List audit entries, the newest first."""
-    return list_cursors.sign(
-        request, await audit_lists.page(tenant, subject, action, list_cursors.read(request, cursor), limit, of_request)
+    return signed_page(
+        request, await audit_lists.page(tenant, subject, action, own_cursor(request, cursor), limit, of_request)
     )
 
 

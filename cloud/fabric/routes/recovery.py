@@ -12,6 +12,7 @@ from cloud.fabric.errors import Conflict, Invalid, NotFound
 from cloud.fabric.routes.access import (
     FILTER_CHARS_MAX,
     Cursor,
+    DryRun,
     InTenant,
     Limit,
     OfRecovery,
@@ -30,7 +31,7 @@ from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
 from cloud.http.conditions import if_match_of, tagged
-from cloud.http.cursors import ListCursors
+from cloud.http.cursors import own_cursor, signed_page
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 from protocol.messages.recovery import CaseState
@@ -67,7 +68,6 @@ _DECIDES = operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid,
 @get("/v1/recovery/cases", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_recovery_cases(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     recovery_decisions: Wired[RecoveryDecisions],
     tenant: InTenant = "",
     node: OfNodeId = "",
@@ -76,8 +76,8 @@ async def list_recovery_cases(
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[RecoveryCase]:
     """List recovery cases, the oldest first."""
-    return list_cursors.sign(
-        request, await recovery_decisions.page(tenant, node, in_state, list_cursors.read(request, cursor), limit)
+    return signed_page(
+        request, await recovery_decisions.page(tenant, node, in_state, own_cursor(request, cursor), limit)
     )
 
 
@@ -117,7 +117,6 @@ async def deny_recovery(
 @get("/v1/recovery/codes", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_recovery_codes(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     recovery_code_issues: Wired[RecoveryCodeIssues],
     tenant: InTenant = "",
     node: OfNodeId = "",
@@ -126,8 +125,8 @@ async def list_recovery_codes(
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[RecoveryCode]:
     """List recovery codes, the oldest first, without their texts."""
-    return list_cursors.sign(
-        request, await recovery_code_issues.page(tenant, node, in_state, list_cursors.read(request, cursor), limit)
+    return signed_page(
+        request, await recovery_code_issues.page(tenant, node, in_state, own_cursor(request, cursor), limit)
     )
 
 
@@ -175,13 +174,19 @@ async def show_recovery_policy(tenant: OfTenant, recovery_policies: Wired[Recove
     opt=operation_options(OPERATOR, bucket=WRITE, refuses=(NotFound, Invalid)),
 )
 async def set_recovery_policy(
-    tenant: OfTenant, data: JSONBody[SetRecoveryPolicy], request: Asked, recovery_policies: Wired[RecoveryPolicies]
+    tenant: OfTenant,
+    data: JSONBody[SetRecoveryPolicy],
+    request: Asked,
+    recovery_policies: Wired[RecoveryPolicies],
+    dry_run: DryRun = False,
 ) -> RecoveryPolicy:
     """Set values of a tenant's policy for recoveries.
 
     Values that are left out stay as they are. Cases and leases that are there keep their dates.
     """
-    return await recovery_policies.set(current_operator(request), tenant_id(tenant), data, if_match_of(request))
+    return await recovery_policies.set(
+        current_operator(request), tenant_id(tenant), data, if_match_of(request), dry_run=dry_run
+    )
 
 
 HANDLERS = (

@@ -27,7 +27,7 @@ from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.bounds import PRINTABLE
 from cloud.http.conditions import tagged
-from cloud.http.cursors import ListCursors
+from cloud.http.cursors import own_cursor, signed_page
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -62,7 +62,6 @@ async def reconcile_generations(
 @get("/v1/holds", opt=operation_options(OPERATOR, bucket=READ, refuses=("cursor_foreign", Invalid, NotFound)))
 async def list_holds(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     holds: Wired[Holds],
     waiting: OfState = "conflicting",
     tenant: InTenant = "",
@@ -70,7 +69,7 @@ async def list_holds(
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.Node]:
     """List the nodes that get no new lease after a restore or a rebuild, the oldest first."""
-    return list_cursors.sign(request, await holds.page(waiting, tenant, list_cursors.read(request, cursor), limit))
+    return signed_page(request, await holds.page(waiting, tenant, own_cursor(request, cursor), limit))
 
 
 @post(

@@ -6,7 +6,7 @@ from litestar import Request, get, post
 from litestar.params import JSONBody
 
 from cloud.fabric import errors, schemas
-from cloud.fabric.routes.access import Cursor, Limit, filter_by
+from cloud.fabric.routes.access import Cursor, DryRun, Limit, filter_by
 from cloud.fabric.routes.buckets import READ, WRITE
 from cloud.fabric.service.published_trust.adoption import Adoption
 from cloud.fabric.service.published_trust.publishing import Publishing
@@ -14,7 +14,7 @@ from cloud.fabric.service.published_trust.renewal_orders import RenewalOrders
 from cloud.fabric.service.views import PAGE_ITEMS_DEFAULT
 from cloud.http.app import Wired
 from cloud.http.conditions import tagged
-from cloud.http.cursors import ListCursors
+from cloud.http.cursors import own_cursor, signed_page
 from cloud.http.guard import OPERATOR, current_operator
 from cloud.http.openapi import operation_options
 
@@ -45,14 +45,14 @@ async def show_published_trust(publishing: Wired[Publishing]) -> schemas.Trust:
     ),
 )
 async def publish_trust(
-    data: JSONBody[schemas.PublishTrust], request: Asked, publishing: Wired[Publishing]
+    data: JSONBody[schemas.PublishTrust], request: Asked, publishing: Wired[Publishing], dry_run: DryRun = False
 ) -> schemas.Trust:
     """Publish roots and targets that were signed offline.
 
     A repeat of the same bytes changes nothing. Fabric refuses to drop a root or an issuer that nodes still use, except
     with `override` and a reason.
     """
-    return await publishing.publish(current_operator(request), data)
+    return await publishing.publish(current_operator(request), data, dry_run=dry_run)
 
 
 @get("/v1/trust/adoption", opt=operation_options(OPERATOR, bucket=READ))
@@ -74,14 +74,13 @@ async def show_adoption(adoption: Wired[Adoption]) -> schemas.Adoption:
 )
 async def list_adoption(
     request: Asked,
-    list_cursors: Wired[ListCursors],
     adoption: Wired[Adoption],
     issuer: OfIssuer = "",
     cursor: Cursor = "",
     limit: Limit = PAGE_ITEMS_DEFAULT,
 ) -> schemas.Page[schemas.NodeAdoption]:
     """List nodes that have not adopted the published trust, or nodes by the issuer of their device certificate."""
-    return list_cursors.sign(request, await adoption.nodes(issuer, list_cursors.read(request, cursor), limit))
+    return signed_page(request, await adoption.nodes(issuer, own_cursor(request, cursor), limit))
 
 
 @post(

@@ -32,13 +32,25 @@ class Acting:
     tokens: TokenStore
 
     @asynccontextmanager
-    async def transaction(self, operator: Operator, *keys: str, reads: tuple[str, ...] = ()) -> AsyncIterator[TokenRow]:
+    async def transaction(
+        self, operator: Operator, *keys: str, reads: tuple[str, ...] = (), dry_run: bool = False
+    ) -> AsyncIterator[TokenRow]:
         """Begin a transaction with these keys, and yield the row of the operator's token.
 
-        No token can be revoked between this check and the commit. Raises TokenRefused.
+        No token can be revoked between this check and the commit. With `dry_run`, everything that the block writes is
+        rolled back, the audit included. The block makes its answer before its end. Raises TokenRefused.
         """
-        async with self.begin(*keys, reads=(*reads, token_key(operator.id))):
-            row = await self.tokens.find(TokenId(operator.id))
-            if row is None or not is_valid(row, self.now()):
-                raise TokenRefused("the token was revoked or has expired in the meantime")
-            yield row
+        try:
+            async with self.begin(*keys, reads=(*reads, token_key(operator.id))):
+                row = await self.tokens.find(TokenId(operator.id))
+                if row is None or not is_valid(row, self.now()):
+                    raise TokenRefused("the token was revoked or has expired in the meantime")
+                yield row
+                if dry_run:
+                    raise _DryRun
+        except _DryRun:
+            pass
+
+
+class _DryRun(Exception):
+    """Rolls a transaction back."""

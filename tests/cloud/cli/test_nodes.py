@@ -94,6 +94,13 @@ def test_a_change_is_the_route_of_its_name(calls: Calls, capsys: pytest.CaptureF
     assert calls.made[0][2] == schemas.ChangeStanding(reason="why")
 
 
+@pytest.mark.parametrize("action", CHANGES)
+def test_a_dry_run_asks_for_one(calls: Calls, action: str) -> None:
+    calls.answer("POST", f"/v1/nodes/{NODE}/{action}", SHOWN)
+    assert main(["node", action, NODE, "--dry-run", "--json"]) == 0
+    assert [call[1] for call in calls.made] == [f"/v1/nodes/{NODE}/{action}?dry_run=true"]
+
+
 @pytest.mark.parametrize("command", [("show", "a\nb"), ("suspend", f"{NODE}/revoke?"), ("revoke", CODE)])
 def test_what_is_no_id_is_not_asked_for(
     calls: Calls, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]

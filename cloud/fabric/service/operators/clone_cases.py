@@ -102,14 +102,19 @@ class CloneCases:
         return _case(node, msgspec.structs.replace(row, holders=text_of(settled)))
 
     async def set_policy(
-        self, operator: Operator, tenant: TenantId, body: SetClonePolicy, if_match: IfMatch = None
+        self,
+        operator: Operator,
+        tenant: TenantId,
+        body: SetClonePolicy,
+        if_match: IfMatch = None,
+        dry_run: bool = False,
     ) -> schemas.Tenant:
         """Set what follows a suspicion. Suspicions that are there stay as they are.
 
         Raises NotFound, ChangedSinceRead.
         """
         overlap_until = await self.tenants.overlap_until(tenant)  # of nodes, which have keys of their own
-        async with self.acting.transaction(operator, tenant_key(tenant)):
+        async with self.acting.transaction(operator, tenant_key(tenant), dry_run=dry_run):
             row = await self.tenants.find(tenant)
             if row is None:
                 raise NotFound("no such tenant")

@@ -132,12 +132,12 @@ class Codes:
         now = self.now()
         return views.page([views.code(row, now) for row in rows], [row.id for row in rows], limit)
 
-    async def revoke(self, operator: Operator, code: CodeId) -> schemas.Code:
+    async def revoke(self, operator: Operator, code: CodeId, dry_run: bool = False) -> schemas.Code:
         """Revoke a code: no further machine can activate with it. Activated machines keep their licence.
 
         A repeat changes nothing. Raises NotFound.
         """
-        async with self.acting.transaction(operator, code_key(code)):
+        async with self.acting.transaction(operator, code_key(code), dry_run=dry_run):
             row = await self.codes.find(code)
             if row is None:
                 raise NotFound("no such code")

@@ -34,14 +34,19 @@ class PcrPolicies:
     policies_max: int = POLICIES_MAX
 
     async def set_policy(
-        self, operator: Operator, tenant: TenantId, body: schemas.SetPcrPolicy, if_match: IfMatch = None
+        self,
+        operator: Operator,
+        tenant: TenantId,
+        body: schemas.SetPcrPolicy,
+        if_match: IfMatch = None,
+        dry_run: bool = False,
     ) -> schemas.TenantTrust:
         """Set the policy of a profile. It counts from the next activation or session on.
 
         Raises NotFound, Invalid, ChangedSinceRead.
         """
         profile = check_text("profile", body.profile, NAME_CHARS_MAX)
-        async with self.acting.transaction(operator, tenant_key(tenant)):
+        async with self.acting.transaction(operator, tenant_key(tenant), dry_run=dry_run):
             row = await self.tenants.find(tenant)
             if row is None:
                 raise NotFound("no such tenant")

@@ -55,7 +55,12 @@ class RecoveryPolicies:
         return row.recovery
 
     async def set(
-        self, operator: Operator, tenant: TenantId, body: SetRecoveryPolicy, if_match: IfMatch = None
+        self,
+        operator: Operator,
+        tenant: TenantId,
+        body: SetRecoveryPolicy,
+        if_match: IfMatch = None,
+        dry_run: bool = False,
     ) -> RecoveryPolicy:
         """Set the values that the body has. Cases and leases that are there keep their dates.
 
@@ -68,7 +73,7 @@ class RecoveryPolicies:
             least, greatest = BOUNDS[name]
             if not least <= value <= greatest:
                 raise Invalid(f"{name}: {least} to {greatest}")
-        async with self.acting.transaction(operator, tenant_key(tenant)):
+        async with self.acting.transaction(operator, tenant_key(tenant), dry_run=dry_run):
             old = await self.show(tenant)
             await self.unchanged.check(if_match, tenant, old)
             new = msgspec.structs.replace(old, **given)

@@ -42,8 +42,12 @@ class Standings:
     wake_room: WakeRoom
     wake_background: WakeBackground
 
-    async def change(self, operator: Operator, node_id: NodeId, what: Change, reason: str) -> schemas.Node:
+    async def change(
+        self, operator: Operator, node_id: NodeId, what: Change, reason: str, dry_run: bool = False
+    ) -> schemas.Node:
         """Change the standing, and sign the statements that follow. A repeat changes nothing.
+
+        A dry run returns the node as it would be. Its statements are thrown away.
 
         Raises NotFound, Conflict, Invalid.
         """
@@ -52,7 +56,7 @@ class Standings:
         if _is_done(node, what):
             return views.node(node)
         with fault_point("fabric.standing.commit"):
-            async with self.acting.transaction(operator, node_key(node_id)):
+            async with self.acting.transaction(operator, node_key(node_id), dry_run=dry_run):
                 node = await self._find(node_id)
                 if _is_done(node, what):
                     return views.node(node)
@@ -66,8 +70,9 @@ class Standings:
                     generation=node.current_generation,
                     seq=node.seq,
                 )
-        self.wake_room.wake(node.id)
-        self.wake_background()
+        if not dry_run:
+            self.wake_room.wake(node.id)
+            self.wake_background()
         return views.node(node)
 
     async def _find(self, node_id: NodeId) -> NodeRow:

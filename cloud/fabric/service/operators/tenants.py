@@ -157,7 +157,12 @@ class Tenants:
         return await self.trust(tenant)
 
     async def set_tiers(
-        self, operator: Operator, tenant: TenantId, body: schemas.SetTiers, if_match: IfMatch = None
+        self,
+        operator: Operator,
+        tenant: TenantId,
+        body: schemas.SetTiers,
+        if_match: IfMatch = None,
+        dry_run: bool = False,
     ) -> schemas.TenantTrust:
         """Set the tiers that the tenant admits. Activated nodes keep their leases.
 
@@ -167,7 +172,7 @@ class Tenants:
         if not body.tiers or set(body.tiers) - set(TIERS):
             raise Invalid(f"tiers: at least one of {', '.join(TIERS)}")
         tiers = tuple(tier for tier in TIERS if tier in body.tiers)
-        async with self.acting.transaction(operator, tenant_key(tenant)):
+        async with self.acting.transaction(operator, tenant_key(tenant), dry_run=dry_run):
             await self.check_unchanged(if_match, tenant)
             await self.tenants.set_tiers(tenant, tiers)
             await self.audit.write(operator_actor(operator), "trust.tiers_set", tenant, tenant, tiers=",".join(tiers))
@@ -182,12 +187,17 @@ class Tenants:
             await self.unchanged.check(if_match, tenant, await self.trust(tenant))
 
     async def set_approval_tiers(
-        self, operator: Operator, tenant: TenantId, body: schemas.SetApprovalTiers, if_match: IfMatch = None
+        self,
+        operator: Operator,
+        tenant: TenantId,
+        body: schemas.SetApprovalTiers,
+        if_match: IfMatch = None,
+        dry_run: bool = False,
     ) -> schemas.TenantTrust:
         """Set the tiers whose activations a person must approve. Raises NotFound, ChangedSinceRead."""
         await self.find(tenant)
         tiers = tuple(tier for tier in TIERS if tier in body.tiers)
-        async with self.acting.transaction(operator, tenant_key(tenant)):
+        async with self.acting.transaction(operator, tenant_key(tenant), dry_run=dry_run):
             await self.check_unchanged(if_match, tenant)
             await self.tenants.set_approval_tiers(tenant, tiers)
             await self.audit.write(
@@ -196,7 +206,12 @@ class Tenants:
             return await self.trust(tenant)
 
     async def set_lease_terms(
-        self, operator: Operator, tenant: TenantId, body: schemas.SetLeaseTerms, if_match: IfMatch = None
+        self,
+        operator: Operator,
+        tenant: TenantId,
+        body: schemas.SetLeaseTerms,
+        if_match: IfMatch = None,
+        dry_run: bool = False,
     ) -> schemas.TenantTrust:
         """Set the dates of leases of a tier, for later activations. Activated nodes keep theirs.
 
@@ -208,7 +223,7 @@ class Tenants:
                 statements.check_terms(body.lease)
             except statements.TermsError as error:
                 raise Invalid(f"lease: {error}") from error
-        async with self.acting.transaction(operator, tenant_key(tenant)):
+        async with self.acting.transaction(operator, tenant_key(tenant), dry_run=dry_run):
             await self.check_unchanged(if_match, tenant)
             terms = {**(await self.find(tenant)).lease_terms}
             terms.pop(body.tier, None)

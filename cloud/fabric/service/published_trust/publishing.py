@@ -69,8 +69,10 @@ class Publishing:
         """Versions and expiry times of the published root and targets."""
         return _view(await self._read())
 
-    async def publish(self, operator: Operator, body: schemas.PublishTrust) -> schemas.Trust:
+    async def publish(self, operator: Operator, body: schemas.PublishTrust, dry_run: bool = False) -> schemas.Trust:
         """Check the offered files and publish them. A repeat of the same bytes changes nothing.
+
+        A dry run makes every check, and returns the versions that would be published.
 
         Raises Invalid, TrustRefused, AdoptionIncomplete, Conflict.
         """
@@ -90,9 +92,10 @@ class Publishing:
                     raise
                 overridden = error.detail
         except Refused as error:
-            await self._audit_refusal(operator, body, error)
+            if not dry_run:
+                await self._audit_refusal(operator, body, error)
             raise
-        async with self.acting.transaction(operator, TRUST):
+        async with self.acting.transaction(operator, TRUST, dry_run=dry_run):
             stored = await self._read()
             if not stored.same(before):
                 raise Conflict("another operator has published in the meantime. Read the published trust and try again")
@@ -111,8 +114,10 @@ class Publishing:
                 dropped=",".join(sorted(_ids(old) - _ids(new))),
                 added=",".join(sorted(_ids(new) - _ids(old))),
             )
-        self.wake_follower()
-        return _view(await self._read())
+            answer = _view(await self._read())
+        if not dry_run:
+            self.wake_follower()
+        return answer
 
     async def _read(self) -> _Published:
         found = [await self.repository.latest(role) for role in ("root", "targets", "snapshot", "timestamp")]

@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from cloud.fabric import schemas
-from cloud.fabric.errors import TokenRefused, refusal
+from cloud.fabric.errors import NotFound, TokenRefused, refusal
 from cloud.http.guard import Operator
+from protocol.ids import CodeId, NodeId
 from tests.cloud.fabric.support import ALICE, Machine, World
 
 HOUR = timedelta(hours=1)
@@ -48,3 +49,20 @@ async def test_a_token_that_ended_after_the_guard_changes_nothing(
     assert await world.stores.audit.page("", "", "", "aud_8", 200) == before
     answer = refusal(caught.value)
     assert (answer.code, answer.headers) == ("operator_required", {"WWW-Authenticate": "Bearer"})
+
+
+async def test_a_dry_run_answers_and_leaves_nothing(world: World, machine: Machine) -> None:
+    operators = world.parts.operators
+    node = await world.stores.nodes.find(machine.node)
+    assert node is not None
+    before = await world.stores.audit.page("", "", "", "aud_8", 200)
+    revoked = await operators.standings.change(ALICE, machine.node, "revoke", "lost", dry_run=True)
+    assert (revoked.standing, revoked.standing_reason) == ("revoked", "lost")
+    assert (await operators.codes.revoke(ALICE, CodeId(node.code), dry_run=True)).state == "revoked"
+    trust = await operators.tenants.set_tiers(ALICE, world.tenant, schemas.SetTiers(("software",)), dry_run=True)
+    assert trust.tiers == ("software",)
+    assert await world.stores.nodes.find(machine.node) == node
+    assert (await operators.tenants.trust(world.tenant)).tiers != ("software",)
+    assert await world.stores.audit.page("", "", "", "aud_8", 200) == before
+    with pytest.raises(NotFound):
+        await operators.standings.change(ALICE, NodeId("node_unknown"), "revoke", "", dry_run=True)
