@@ -204,10 +204,8 @@ class StatementV1(msgspec.Struct, frozen=True, kw_only=True):
     """Tenant of the node."""
     type: Literal["lease", "suspension", "revocation"]
     """Type of the statement."""
-    epoch: int
-    """First number of the order of the node's statements. It grows with each restore of the cloud."""
     seq: int
-    """Second number of the order of the node's statements."""
+    """Number of the statement in the node's stream. After a restore of the cloud from a backup, a number can come again."""
     issued_at: datetime
     """Time of the signature."""
     refresh_after: datetime | None

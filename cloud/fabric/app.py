@@ -22,6 +22,7 @@ from cloud.fabric.peer_records import PeerRecords
 from cloud.fabric.routes import repository_routes, routes
 from cloud.fabric.routes.documents import API, documents
 from cloud.fabric.secrets import read_secrets
+from cloud.fabric.service.events.first_events import STEP_SECONDS
 from cloud.fabric.service.ports import Now
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.store import stores_over
@@ -42,6 +43,7 @@ from cloud.process.serve import Served, Unit
 from cloud.process.settings import load_settings
 from cloud.storage import StorageError
 from cloud.storage.database import open_database
+from cloud.tasks.periodic import every
 from cloud.tasks.stopping import Stopping
 
 
@@ -175,6 +177,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
             connections.identity.run,
             *parts.events.tasks(),
             *nats.tasks(),
+            every(STEP_SECONDS, "first events", parts.first_events.step, (StorageError,)),
         ),
         readiness=parts.readiness,
     )

@@ -23,6 +23,8 @@ from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.audit_retention import AuditRetention
+from cloud.fabric.service.events.expired_codes import CODES_SECONDS, ExpiredCodes
+from cloud.fabric.service.events.first_events import FirstEvents
 from cloud.fabric.service.nodes.statement_stream import StatementStream
 from cloud.fabric.service.operators.activations import ActivationDecisions
 from cloud.fabric.service.operators.audit_lists import AuditLists
@@ -51,7 +53,7 @@ from cloud.fabric.service.recovery.decisions import CaseDecisions
 from cloud.fabric.service.recovery.tries import RecoveryTries
 from cloud.fabric.service.rights.admitted import Rights
 from cloud.fabric.service.unchanged import Unchanged
-from cloud.fabric.store import Stores
+from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.fabric.wake import WakeRoom
@@ -94,6 +96,7 @@ class Parts:
     trust: TrustParts
     airgap: AirgapParts
     restored: RestoredParts
+    first_events: FirstEvents
     background: Background
     readiness: Readiness
 
@@ -118,12 +121,12 @@ SERVICES = (
 
 
 def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
-    """Make all parts and connect them. Starts nothing."""
-    audit = AuditLog(entries=AuditEntries(AuditRow, ports.now, ports.entropy), store=stores.audit)
+    """Make all parts and connect them. Starts nothing. The parts use stores of their own, which add events."""
     events = make_event_parts(stores.engine, "fabric", ports.now, ports.entropy, ports.events)
+    stores = stores_over(stores.engine, events.outbox)
+    audit = AuditLog(entries=AuditEntries(AuditRow, ports.now, ports.entropy), store=stores.audit)
     shared = Shared(
         audit=audit,
-        outbox=events.outbox,
         acting=Acting(now=ports.now, begin=stores.transaction, tokens=stores.tokens),
         rights=Rights(
             now=ports.now,
@@ -140,6 +143,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
             tries=RecoveryTries(now=ports.now, transaction=stores.transaction, audit=audit, factor=ports.limits_factor),
         ),
         audit_retention=AuditRetention(now=ports.now, store=stores.audit),
+        expired_codes=ExpiredCodes(now=ports.now, transaction=stores.transaction, codes=stores.codes),
         statement_stream=StatementStream(
             trust_domain=ports.trust_domain,
             epoch=secrets.epoch,
@@ -165,6 +169,7 @@ def make_parts(stores: Stores, ports: Ports, secrets: Secrets) -> Parts:
         trust=trust,
         airgap=airgap,
         restored=restored,
+        first_events=FirstEvents(stores.transaction, stores.first_events),
         background=make_background(ports.entropy, shared, nodes, trust, airgap, restored),
         readiness=Readiness(
             restored.probe(),
@@ -207,6 +212,7 @@ def make_background(
             Periodic("approvals", IDLE_SECONDS, nodes.approvals.expire_overdue),
             Periodic("recoveries", IDLE_SECONDS, nodes.case_decisions.end_overdue),
             Periodic("fingerprints", SEEN_SECONDS, nodes.fingerprints.store),
+            Periodic("codes", CODES_SECONDS, shared.expired_codes.step),
             Periodic("audit", AUDIT_SECONDS, shared.audit_retention.step),
             Periodic("airgap", HOUSEKEEPING_SECONDS, airgap.airgap_exchanges.forget_old),
             Periodic("trust", HOUSEKEEPING_SECONDS, trust.online_roles.keep_fresh),

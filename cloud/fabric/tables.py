@@ -21,6 +21,7 @@ INDEXES = (
     ("node", "hold", "id"),
     ("node", "tenant", "overlap_until"),
     ("ek_allowed", "tenant", "id"),
+    ("code", "expired", "expires_at"),
     ("airgap_exchange", "tenant", "id"),
     ("activation", "proof_hash"),
     ("recovery_case", "tenant", "id"),
@@ -91,6 +92,7 @@ class Code(Table, db=UNBOUND, tablename="code"):
     approval = Boolean(default=False)
     tier_min = Varchar(length=16, default="software")
     proof_key = Varchar(length=ID, default="", index=True)
+    expired = Boolean(default=False)
 
 
 class Activation(Table, db=UNBOUND, tablename="activation"):

@@ -15,6 +15,7 @@ import pytest
 
 from cloud.fabric.store.adoption import AdoptionStore
 from cloud.fabric.store.audit import AuditStore
+from cloud.fabric.store.events.facts import Facts, NoOutbox
 from cloud.fabric.store.nodes import NodeStore
 from cloud.storage import ServiceEngine, Statement
 from lab.postgres import postgres_database, sqlite_database
@@ -95,9 +96,10 @@ class Browsed:
 async def test_lists_that_may_read_a_whole_table_run_beside_the_event_loop() -> None:
     """A filter of an operator that no row matches once stopped all requests while 600,000 rows were read."""
     engine = cast(ServiceEngine, Browsed())
+    nodes = NodeStore(engine, Facts(NoOutbox()))
     assert await AuditStore(engine).page("", "", "no.such_action", "aud_8", 10) == []
-    assert await NodeStore(engine).page("ten_1", "revoked", "", 10) == []
-    assert await NodeStore(engine).seats_due(datetime.now(UTC), 10) == []
+    assert await nodes.page("ten_1", "revoked", "", 10) == []
+    assert await nodes.seats_due(datetime.now(UTC), 10) == []
     adoption = AdoptionStore(engine)
     assert [each async for each in adoption.counts()] == []
     assert await adoption.behind(1, "", 10) == await adoption.of_issuer("00", "", 10) == []

@@ -13,6 +13,8 @@ from cloud.fabric.store.audit import AuditStore
 from cloud.fabric.store.codes import CodeStore
 from cloud.fabric.store.denied import DeniedStore
 from cloud.fabric.store.enrolled import EnrolledStore
+from cloud.fabric.store.events.facts import Adds, Facts, NoOutbox
+from cloud.fabric.store.events.first_events import FirstEventStore
 from cloud.fabric.store.installation import InstallationStore
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.recovery_cases import RecoveryCaseStore
@@ -39,6 +41,7 @@ class Stores:
     codes: CodeStore
     denied: DeniedStore
     enrolled: EnrolledStore
+    first_events: FirstEventStore
     installation: InstallationStore
     nodes: NodeStore
     recovery_cases: RecoveryCaseStore
@@ -54,8 +57,12 @@ class Stores:
         return self.engine.transaction(*keys, reads=reads, patience=patience)
 
 
-def stores_over(engine: ServiceEngine) -> Stores:
-    """Make the stores over an engine. The engine may be opened later."""
+def stores_over(engine: ServiceEngine, outbox: Adds | None = None) -> Stores:
+    """Make the stores over an engine. The engine may be opened later.
+
+    Without an outbox they cannot write what has events: tenants, nodes, codes and statements.
+    """
+    facts = Facts(NoOutbox() if outbox is None else outbox)
     return Stores(
         engine=engine,
         activations=ActivationStore(engine),
@@ -63,16 +70,17 @@ def stores_over(engine: ServiceEngine) -> Stores:
         airgap=AirgapStore(engine),
         audit=AuditStore(engine),
         closed=ClosedStore(engine),
-        codes=CodeStore(engine),
+        codes=CodeStore(engine, facts),
         denied=DeniedStore(engine),
         enrolled=EnrolledStore(engine),
+        first_events=FirstEventStore(engine, facts),
         installation=InstallationStore(engine),
-        nodes=NodeStore(engine),
+        nodes=NodeStore(engine, facts),
         recovery_cases=RecoveryCaseStore(engine),
         recovery_codes=RecoveryCodeStore(engine),
         renewals=RenewalStore(engine),
         repository=RepositoryStore(engine),
         revoked=RevokedStore(engine),
-        tenants=TenantStore(engine),
+        tenants=TenantStore(engine, facts),
         tokens=TokenStore(engine),
     )

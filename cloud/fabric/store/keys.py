@@ -19,6 +19,7 @@ be held by many transactions at a time, and covers reads only.
 | `restore` | the last comparison with Breakwater, whether a rebuild runs, serial numbers of imported CRLs |
 | `sessions:CA` | the end of the sessions of an issuing CA |
 | `revoked` | the revoked certificates of services |
+| `first-events` | how far the walk over objects without an event has come |
 | `reports` | columns with reports of nodes, see below |
 | `refusal:X` | nothing; the transaction only adds an audit entry |
 
@@ -54,6 +55,8 @@ be held by many transactions at a time, and covers reads only.
 | end of a comparison with Breakwater | restore | |
 | begin or end a rebuild, import serial numbers | restore | token of the operator |
 | accept a node that waits | node | token of the operator |
+| record objects without an event | first-events; node, code or tenant of each | |
+| store that a code has expired | code | |
 | store reports | reports | |
 | compare a fingerprint | node | tenant |
 
@@ -80,6 +83,7 @@ ORDER = "order"
 RESTORE = "restore"
 REVOKED = "revoked"
 REPORTS = "reports"
+FIRST_EVENTS = "first-events"
 REPORTS_PATIENCE_SECONDS = 0.2
 """Seconds that a transaction over rows of many nodes waits for the lock of one row. It holds the rows of the others
 meanwhile. After a failure it is repeated by its task."""

@@ -9,8 +9,11 @@ from datetime import datetime
 import msgspec
 from piccolo.query.functions import Case, When
 
+from cloud.contracts.fabric_events import NodePast
 from cloud.fabric.attestation.drift import Drift, Machine
 from cloud.fabric.bodies.restored import Hold
+from cloud.fabric.store.events.bodies import node_body
+from cloud.fabric.store.events.facts import Facts
 from cloud.fabric.store.hints import hint_of
 from cloud.fabric.store.rows import GenerationRow, NodeRow, generation_id
 from cloud.fabric.tables import Generation, Node
@@ -87,7 +90,9 @@ _UPDATE = compiled(
             Node.silent_until,
         )
         | {Node.wake_cursor: param("wakes") + Node.wake_cursor}
-    ).where(Node.id == param("id"))
+    )
+    .where(Node.id == param("id"))
+    .returning(Node.development)
 )
 _CLOSED = compiled(
     Node.update(
@@ -97,15 +102,10 @@ _CLOSED = compiled(
         }
     ).where(Node.id == param("id"), Node.closed_at_issuer < param("up_to"))
 )
-_SEAT_FREED = compiled(
-    Node.update({Node.seat_held: False})
-    .where(Node.id == param("id"), Node.seat_held == literal(True))
-    .returning(Node.id)
-)
 _SET_DEVELOPMENT = compiled(
     Node.update(params(Node.development))
     .where(Node.id == param("id"), Node.development != param("development"))
-    .returning(Node.id)
+    .returning(*Node.all_columns())
 )
 _SET_FLOOR = compiled(
     Node.update(params(Node.floor_index, Node.floor_value, Node.floor_reset_at)).where(Node.id == param("id"))
@@ -254,11 +254,15 @@ class Seen(msgspec.Struct, frozen=True):
 class NodeStore:
     """Nodes and their generations."""
 
-    def __init__(self, engine: ServiceEngine) -> None:
+    def __init__(self, engine: ServiceEngine, facts: Facts) -> None:
         self._engine = engine
+        self._facts = facts
 
-    async def insert(self, row: NodeRow) -> None:
+    async def insert(self, row: NodeRow, past: NodePast) -> None:
+        """Insert a node, and add the event `past`."""
+        row = msgspec.structs.replace(row, closing=row.closed_up_to > row.closed_at_issuer)
         await self._engine.fetch(_ADD, **_NODE.values(row))
+        await self._facts.node(row, past)
 
     async def find(self, node: NodeId) -> NodeRow | None:
         return _NODE.read_one(await self._engine.fetch_one(_BY_ID, id=node))
@@ -294,26 +298,26 @@ class NodeStore:
         """Whether the tenant's node has this generation, and it is not closed."""
         return await self._engine.fetch_one(_OPEN, id=generation_id(node, number), tenant=tenant) is not None
 
-    async def update(self, row: NodeRow, *, wakes: bool = False) -> None:
-        """Write all columns that change during a node's life, except `closed_at_issuer`.
+    async def update(self, row: NodeRow, past: NodePast, *, wakes: bool = False, since: NodeRow | None = None) -> None:
+        """Write all columns that change during a node's life, except `closed_at_issuer`, and add the event `past`.
 
         With `wakes` the wake cursor advances, and all replicas get a hint to wake the node's polls after the commit.
+        `since` is the row that the transaction has read: without a change of the public state there is no event.
         Call it in the transaction that read the row, or a change by another transaction is overwritten.
         """
         values = _NODE.values(row, _UPDATE)
         values["closing"] = row.closed_up_to > row.closed_at_issuer
         values["wakes"] = int(wakes)
-        await self._engine.fetch(_UPDATE, **values)
+        stored = await self._engine.fetch_one(_UPDATE, **values)
         if wakes:
             self._engine.hint(hint_of([row.id]))
+        if stored is not None and (since is None or node_body(since) != node_body(row)):
+            # A report of the mode is stored without the key of the node, so the row that was read may have an older one.
+            await self._facts.node(msgspec.structs.replace(row, development=stored["development"]), past)
 
     async def set_closed_at_issuer(self, node: NodeId, up_to: int) -> None:
         """Store that Breakwater has closed the generations up to `up_to`. The number never falls."""
         await self._engine.fetch(_CLOSED, id=node, up_to=up_to)
-
-    async def free_seat(self, node: NodeId) -> bool:
-        """Store that the node holds no seat. True if it held one."""
-        return bool(await self._engine.fetch(_SEAT_FREED, id=node))
 
     async def insert_generation(self, row: GenerationRow) -> None:
         await self._engine.fetch(_ADD_GENERATION, **_GENERATION.values(row))
@@ -331,9 +335,10 @@ class NodeStore:
         rows = await self._engine.fetch(_OPEN_GENERATIONS, node=node, up_to=up_to)
         return [_GENERATION.read(row) for row in rows]
 
-    async def update_generation(self, row: GenerationRow) -> None:
-        """Write the generation's state and statement."""
+    async def update_generation(self, row: GenerationRow, node: NodeRow) -> None:
+        """Write the generation's state and its new statement, and add the event. `node` is the node after it."""
         await self._engine.fetch(_UPDATE_GENERATION, **_GENERATION.values(row, _UPDATE_GENERATION))
+        await self._facts.statement(row, node, "issued")
 
     async def set_certificate_end(self, node: NodeId, number: int, not_after: datetime) -> None:
         await self._engine.fetch(_SET_CERTIFICATE, id=generation_id(node, number), certificate_not_after=not_after)
@@ -356,7 +361,10 @@ class NodeStore:
 
     async def set_development(self, node: NodeId, development: bool) -> bool:
         """Store whether the node runs in development mode; True if the stored value changed."""
-        return bool(await self._engine.fetch(_SET_DEVELOPMENT, id=node, development=development))
+        row = _NODE.read_one(await self._engine.fetch_one(_SET_DEVELOPMENT, id=node, development=development))
+        if row is not None:
+            await self._facts.node(row, "changed")
+        return row is not None
 
     async def set_floor(self, node: NodeId, index: int, value: int, reset_at: datetime | None) -> None:
         """Store the counter that versions the node's floor record, and when it was last reset."""

@@ -78,7 +78,7 @@ class CodeRow(msgspec.Struct, frozen=True):
 
     With `approval` a person approves each activation. The code admits no tier below `tier_min`. `proof_key` is the public
     key by which a request without a network proves the code (`protocol.airgap.code_proof`); empty for codes of earlier
-    releases.
+    releases. `expired`: the background work has found that `expires_at` has passed.
     """
 
     id: CodeId
@@ -97,6 +97,7 @@ class CodeRow(msgspec.Struct, frozen=True):
     approval: bool = False
     tier_min: Tier = "software"
     proof_key: str = ""
+    expired: bool = False
 
 
 class RecoveryClaimed(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,15 +1,19 @@
 """Store: tenants and the hardware they trust."""
 
 from datetime import datetime
+from typing import Any
 
+from piccolo.columns import Column
 from piccolo.query.functions import Count
 
+from cloud.contracts.fabric_events import TenantPast
 from cloud.fabric.bodies.clones import ClonePolicy
 from cloud.fabric.bodies.recovery import RecoveryPolicy
 from cloud.fabric.schemas import LeaseTerms, PcrPolicy
+from cloud.fabric.store.events.facts import Facts
 from cloud.fabric.store.rows import EkAllowedRow, EkRootRow, TenantRow
 from cloud.fabric.tables import EkAllowed, EkRoot, Node, Tenant
-from cloud.storage import Mapper, ServiceEngine, compiled, json_text, param, params
+from cloud.storage import Mapper, ServiceEngine, Statement, compiled, json_text, param, params
 from protocol.encoding import sha256_hex
 from protocol.ids import TenantId
 from protocol.signed.statements import Tier
@@ -28,12 +32,19 @@ _ALLOWED = Mapper(EkAllowedRow, EkAllowed)
 _ADD = _TENANT.insert
 _BY_ID = compiled(_TENANT.select().where(Tenant.id == param("id")))
 _PAGE = compiled(_TENANT.select().where(Tenant.id > param("after")).order_by(Tenant.id), limit=param("limit"))
-_SET_TIERS = compiled(Tenant.update(params(Tenant.tiers)).where(Tenant.id == param("id")))
-_SET_PCR_POLICIES = compiled(Tenant.update(params(Tenant.pcr_policies)).where(Tenant.id == param("id")))
-_SET_APPROVAL_TIERS = compiled(Tenant.update(params(Tenant.approval_tiers)).where(Tenant.id == param("id")))
-_SET_LEASE_TERMS = compiled(Tenant.update(params(Tenant.lease_terms)).where(Tenant.id == param("id")))
-_SET_CLONE_POLICY = compiled(Tenant.update(params(Tenant.clone_policy)).where(Tenant.id == param("id")))
-_SET_RECOVERY = compiled(Tenant.update(params(Tenant.recovery)).where(Tenant.id == param("id")))
+
+
+def _setting(column: Column) -> Statement:
+    """A statement that sets one column of a tenant, and returns the row."""
+    return compiled(Tenant.update(params(column)).where(Tenant.id == param("id")).returning(*Tenant.all_columns()))
+
+
+_SET_TIERS = _setting(Tenant.tiers)
+_SET_PCR_POLICIES = _setting(Tenant.pcr_policies)
+_SET_APPROVAL_TIERS = _setting(Tenant.approval_tiers)
+_SET_LEASE_TERMS = _setting(Tenant.lease_terms)
+_SET_CLONE_POLICY = _setting(Tenant.clone_policy)
+_SET_RECOVERY = _setting(Tenant.recovery)
 _OVERLAP = compiled(
     Node.select(Node.overlap_until)
     .where(Node.tenant == param("tenant"), Node.overlap_until.is_not_null())
@@ -73,11 +84,13 @@ def allowed_id(tenant: TenantId, identifier: str) -> str:
 class TenantStore:
     """Tenants and the hardware they trust."""
 
-    def __init__(self, engine: ServiceEngine) -> None:
+    def __init__(self, engine: ServiceEngine, facts: Facts) -> None:
         self._engine = engine
+        self._facts = facts
 
-    async def insert(self, row: TenantRow) -> None:
+    async def insert(self, row: TenantRow, past: TenantPast) -> None:
         await self._engine.fetch(_ADD, **_TENANT.values(row))
+        await self._facts.tenant(row, past)
 
     async def find(self, tenant: TenantId) -> TenantRow | None:
         return _TENANT.read_one(await self._engine.fetch_one(_BY_ID, id=tenant))
@@ -86,22 +99,27 @@ class TenantStore:
         return [_TENANT.read(row) for row in await self._engine.fetch(_PAGE, after=after, limit=limit)]
 
     async def set_tiers(self, tenant: TenantId, tiers: tuple[Tier, ...]) -> None:
-        await self._engine.fetch(_SET_TIERS, id=tenant, tiers=json_text(tiers))
+        await self._change(_SET_TIERS, id=tenant, tiers=json_text(tiers))
 
     async def set_pcr_policies(self, tenant: TenantId, policies: dict[str, PcrPolicy]) -> None:
-        await self._engine.fetch(_SET_PCR_POLICIES, id=tenant, pcr_policies=json_text(policies))
+        await self._change(_SET_PCR_POLICIES, id=tenant, pcr_policies=json_text(policies))
 
     async def set_approval_tiers(self, tenant: TenantId, tiers: tuple[Tier, ...]) -> None:
-        await self._engine.fetch(_SET_APPROVAL_TIERS, id=tenant, approval_tiers=json_text(tiers))
+        await self._change(_SET_APPROVAL_TIERS, id=tenant, approval_tiers=json_text(tiers))
 
     async def set_lease_terms(self, tenant: TenantId, terms: dict[Tier, LeaseTerms]) -> None:
-        await self._engine.fetch(_SET_LEASE_TERMS, id=tenant, lease_terms=json_text(terms))
+        await self._change(_SET_LEASE_TERMS, id=tenant, lease_terms=json_text(terms))
 
     async def set_clone_policy(self, tenant: TenantId, policy: ClonePolicy) -> None:
-        await self._engine.fetch(_SET_CLONE_POLICY, id=tenant, clone_policy=policy)
+        await self._change(_SET_CLONE_POLICY, id=tenant, clone_policy=policy)
 
     async def set_recovery(self, tenant: TenantId, policy: RecoveryPolicy) -> None:
-        await self._engine.fetch(_SET_RECOVERY, id=tenant, recovery=json_text(policy))
+        await self._change(_SET_RECOVERY, id=tenant, recovery=json_text(policy))
+
+    async def _change(self, statement: Statement, **values: Any) -> None:
+        row = _TENANT.read_one(await self._engine.fetch_one(statement, **values))
+        if row is not None:
+            await self._facts.tenant(row, "changed")
 
     async def overlap_until(self, tenant: TenantId) -> datetime | None:
         """The latest time until which a closed generation of the tenant's nodes may run offline; None without one."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 
-from cloud.events.outbox import Outbox
 from cloud.events.settings import EventSettings
 from cloud.fabric.attestation.verifier import TpmVerifier, Verifier
 from cloud.fabric.entropy import Entropy
@@ -15,6 +14,7 @@ from cloud.fabric.secrets import Secrets
 from cloud.fabric.service.acting import Acting
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.audit_retention import AuditRetention
+from cloud.fabric.service.events.expired_codes import ExpiredCodes
 from cloud.fabric.service.nodes.statement_stream import StatementStream
 from cloud.fabric.service.ports import Now, ServiceCertificates
 from cloud.fabric.service.published_trust.adoption import Adoption
@@ -59,8 +59,8 @@ class Shared:
     """Parts that use cases of every subject share."""
 
     audit: AuditLog
-    outbox: Outbox
     audit_retention: AuditRetention
+    expired_codes: ExpiredCodes
     acting: Acting
     rights: Rights
     recovery_codes: RecoveryCodes

@@ -6,6 +6,9 @@ from cloud.storage import Row, ServiceEngine, Statement
 from tests.cloud.fabric.support import World
 
 FABRIC_TABLES = ("node", "generation", "activation", "renewal", "code", "recovery_case", "audit")
+EVENT_TABLES = ("event_outbox", "event_object")
+"""Their rows go with the objects. Tenants are not put back, and neither are their events."""
+OF_OBJECTS = dict.fromkeys(EVENT_TABLES, "WHERE subject NOT LIKE 'tenant/%'")
 BREAKWATER_TABLES = ("generation", "closing", "certificate")
 EPOCH = Statement("UPDATE installation SET value = {value} WHERE name = 'epoch'")
 RESTORED = Statement("INSERT INTO counter (name, value) VALUES ('restored', {value})")
@@ -21,7 +24,7 @@ class Backup:
         """Replace the present rows by those of the backup."""
         for table, rows in self.rows.items():
             # Names of tables and columns, not values from outside.
-            await engine.fetch(Statement(f"DELETE FROM {table}"))  # noqa: S608 (as above)
+            await engine.fetch(Statement(f"DELETE FROM {table} {OF_OBJECTS.get(table, '')}"))  # noqa: S608 (as above)
             for row in rows:
                 names = ", ".join(row)
                 text = f"INSERT INTO {table} ({names}) VALUES ({', '.join(f'{{{name}}}' for name in row)})"  # noqa: S608 (as above)
@@ -30,12 +33,13 @@ class Backup:
 
 async def backup_of(engine: ServiceEngine, tables: tuple[str, ...]) -> Backup:
     """The present rows of the tables."""
-    return Backup({table: await engine.fetch(Statement(f"SELECT * FROM {table}")) for table in tables})  # noqa: S608 (as above)
+    texts = {table: f"SELECT * FROM {table} {OF_OBJECTS.get(table, '')}" for table in tables}  # noqa: S608 (as above)
+    return Backup({table: await engine.fetch(Statement(text)) for table, text in texts.items()})
 
 
 async def fabric_backup(world: World) -> Backup:
     """The present rows of Fabric."""
-    return await backup_of(world.stores.engine, FABRIC_TABLES)
+    return await backup_of(world.stores.engine, (*FABRIC_TABLES, *EVENT_TABLES))
 
 
 async def breakwater_backup(world: World) -> Backup:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from cloud.fabric.store.keys import tenant_key
 from cloud.fabric.store.rows import RecoveryCaseRow
 from protocol.encoding import json_encode, sha256_hex
 from protocol.ids import NodeId, RecoveryId
@@ -70,7 +71,8 @@ async def allow_grace(world: World, quota: int = 1, *, silence_minutes: int = 0,
     tenant = await world.stores.tenants.find(world.tenant)
     assert tenant is not None
     policy = msgspec.structs.replace(tenant.recovery, grace_quota=quota, silence_minutes=silence_minutes, **changes)
-    await world.stores.tenants.set_recovery(world.tenant, policy)
+    async with world.stores.transaction(tenant_key(world.tenant)):
+        await world.stores.tenants.set_recovery(world.tenant, policy)
 
 
 async def decide(world: World, case: RecoveryId, decision: str, reason: str = "") -> RecoveryCaseRow:

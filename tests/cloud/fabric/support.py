@@ -6,7 +6,7 @@ Machines have paper chips. The test moves the clock.
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -52,7 +52,7 @@ from cloud.fabric.wiring.part_groups import Ports
 from cloud.http.guard import Operator
 from cloud.mtls.identity import make_csr
 from cloud.mtls.peer import NodePeer, PeerTrust, read_peer
-from cloud.storage import ServiceEngine
+from cloud.storage import ServiceEngine, StorageNotOpen
 from lab.postgres import copy_database, located
 from protocol.codes import secret_hash
 from protocol.encoding import json_encode, sha256_hex
@@ -74,6 +74,7 @@ from protocol.signed.envelope import KeyRing, key_id, seal
 from protocol.signed.freshness import verify_freshness
 from protocol.signed.statements import Statement, Tier, verify_statement
 from tests.cloud.breakwater.support import PASSPHRASE, START, TRUST_DOMAIN, Clock, issuer_at
+from tests.cloud.fabric.published import check_published
 from tests.cloud.fabric.watched import Watched
 from tests.simulators.forged_evidence import AK_ATTRIBUTES, PaperChip, ek_public, maker, p256, rsa2048, signing_public
 from tests.waiting import waiters
@@ -476,8 +477,10 @@ async def world_at(home: Path, databases: Path, clock: Clock, *, first: bool = T
             secrets = await read_secrets(stores.installation, entropy)
             parts = make_parts(stores, outside.ports(home, clock, entropy), secrets)
             await parts.trust.follower.update()
-            tenant = await _tenant(parts) if first else (await stores.tenants.page("", 1))[0].id
+            tenant = await _tenant(parts) if first else (await parts.stores.tenants.page("", 1))[0].id
             yield World(parts, outside, issuer, clock, entropy, tenant, keys, breakwater.parts)
+            with suppress(StorageNotOpen):  # the test has closed the database
+                await check_published(engine)
         finally:
             await engine.close()
 

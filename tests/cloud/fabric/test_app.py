@@ -153,6 +153,7 @@ TASKS = [
     "Sequencer.run",
     "ChangeFeed.close_at_stop",
     "events purge",
+    "first events",
 ]
 """Without one of these tasks Fabric serves requests, and its state goes stale with no error."""
 

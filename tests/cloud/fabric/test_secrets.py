@@ -3,9 +3,9 @@
 from cloud.fabric.entropy import system_entropy
 from cloud.fabric.secrets import read_secrets
 from cloud.fabric.store import Stores
-from tests.cloud.fabric.store.conftest import database, stores
+from tests.cloud.fabric.store.conftest import database, recorded, stores
 
-__all__ = ["database", "stores"]
+__all__ = ["database", "recorded", "stores"]
 
 
 async def test_an_existing_installation_gets_a_key_of_recovery_codes_once(stores: Stores) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from cloud.fabric.store.keys import (
+    FIRST_EVENTS,
     ORDER,
     REPORTS,
     RESTORE,
@@ -46,6 +47,8 @@ _HOLDERS_SET = re.compile(
     r'WHERE \("generation"."id" = \? AND "generation"."holders_version" = \?\)'
 )
 _ONE_MORE_WAKE = re.compile(r'UPDATE "?node"? SET "wake_cursor" = [^,]*\+[^,]* WHERE')
+_ADDED = {"audit", "event_object", "event_outbox"}
+"""Tables to which rows are only added. The row of an object locks its events by itself."""
 _OWNER = {
     "activation": Statement("SELECT code, tenant, node FROM activation WHERE id = {id}"),
     "renewal": Statement("SELECT '' AS code, '' AS tenant, node FROM renewal WHERE id = {id}"),
@@ -164,15 +167,18 @@ def _of_recovery(table: str, values: dict[str, Any]) -> Iterator[str]:
 
 def _of_installation(name: str) -> str:
     """The key that covers a value of the installation."""
+    if name == "first_events":
+        return FIRST_EVENTS
     if name in ("reconciled", "rebuild"):
         return RESTORE
     return sessions_key(name.partition(".")[2]) if "." in name else ORDER
 
 
 def is_right_by_itself(sql: str) -> bool:
-    """Whether a statement needs no key: an audit entry, a seat given back, a step of a wake cursor, a compare-and-set."""
+    """Whether a statement needs no key: an audit entry, an event, a seat given back, a step of a wake cursor, a
+    compare-and-set."""
     is_free = _ONE_LESS_SEAT.match(sql) or _ONE_MORE_WAKE.match(sql) or _HOLDERS_SET.match(sql)
-    return bool(is_free) or (sql.startswith("INSERT") and parsed(sql).tables == {"audit"})
+    return bool(is_free) or (sql.startswith("INSERT") and parsed(sql).tables <= _ADDED)
 
 
 def kinds(keys: tuple[str, ...]) -> tuple[str, ...]:

@@ -147,7 +147,8 @@ class Admissions:
         # A database from an older backup has lower numbers than the machine. The machine never goes back.
         number = max(node.last_generation, proved.held_generation) + 1
         node = msgspec.structs.replace(node, last_generation=number)
-        await (self.nodes.insert(node) if entered.is_new else self.nodes.update(node))
+        write = self.nodes.insert if entered.is_new else self.nodes.update
+        await write(node, "activated")
         if proved.enrolled and not node.current_generation:  # a lapse has deleted the values of an earlier activation
             await self.enrolled.replace(node.tenant, node.id, proved.enrolled)
         await self.nodes.insert_generation(self._offered(row, proved, node.id, number))

@@ -180,7 +180,7 @@ class Exchanges:
             presented = self.statement_stream.presented_seq(opened.request.presented, node, generation)
             signed, generation = await self.statement_stream.write_current(enrolled, generation, now, presented)
         if signed is not node:
-            await self.nodes.update(signed)
+            await self.nodes.update(signed, "changed", since=node)
         return signed, generation
 
     async def _enrolled(self, node: NodeRow, generation: GenerationRow, request: Request) -> NodeRow:

@@ -281,7 +281,7 @@ class Clones:
         if judgement.outcome in ("suspected", "unapproved"):
             signed, row = await self._write_flag(signed, row, judgement.holders, now)
         elif signed is not node:
-            await self.nodes.update(signed)
+            await self.nodes.update(signed, "changed", since=node)
         if judgement.outcome == "restored":
             used = f"{repairs.used(signed.repairs, policy, now)} of {policy.repair_quota}"
             await self._audit(signed, "node.restored", row, judgement.holders, repairs=used)
@@ -323,7 +323,7 @@ class Clones:
         waiting = waits(node.presented_epoch, self.statement_stream.epoch, node.hold)
         if row.state == "confirmed" and (node.standing == "suspended" or not waiting):
             node, row = await self.statement_stream.write_current(node, row, now)
-        await self.nodes.update(node, wakes=True)
+        await self.nodes.update(node, "clone_suspected", wakes=True)
         action = "node.restore_unapproved" if holders.cause == "restored" else "node.clone_suspected"
         await self._audit(node, action, row, holders, cause=holders.cause)
         return node, row

@@ -134,7 +134,7 @@ class Confirmations:
                 node = _taken_over(node, activation, admitted, generation, now)
                 generation = msgspec.structs.replace(generation, state="confirmed", confirmed_at=now)
                 node, generation = await self.statement_stream.write_current(node, generation, now, presented)
-                await self.nodes.update(node, wakes=True)
+                await self.nodes.update(node, "confirmed" if activation.claim is None else "rehomed", wakes=True)
                 if enrols:
                     values = anchor_values(node.enrolled, admitted.tenant.fingerprint_salt)
                     await self.enrolled.replace(node.tenant, node.id, values if node.tier == "software" else ())

@@ -9,6 +9,8 @@ node is freed once its last lease has terminated.
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from cloud.audit import SYSTEM
 from cloud.fabric.errors import IssuerRefused
 from cloud.fabric.issuer import Issuer
@@ -74,7 +76,7 @@ class Lapses:
                     node = await self.statement_stream.end_open_generations(node, row.generation, now, "superseded")
                 elif not is_closed(node, generation):
                     node = await self.statement_stream.write_end(node, generation, now, "superseded")
-                await self.nodes.update(node, wakes=True)
+                await self.nodes.update(node, "lapsed", wakes=True)
                 await self.audit.write(
                     SYSTEM, "activation.lapsing", node.id, node.tenant, activation=row.id, generation=row.generation
                 )
@@ -153,8 +155,10 @@ class Lapses:
         return True
 
     async def _free(self, node: NodeRow) -> bool:
-        if not await self.nodes.free_seat(node.id):
+        """Free the seat of a node that the transaction has read. False if the node holds none."""
+        if not node.seat_held:
             return False
+        await self.nodes.update(msgspec.structs.replace(node, seat_held=False), "seat_freed")
         await self.codes.free_seat(node.code)
         return True
 

@@ -33,15 +33,13 @@ REASON = "handed back by the machine"
 """The reason of the standing and of the audit entry."""
 
 
-async def hand_back(
-    stream: StatementStream, nodes: NodeStore, codes: CodeStore, node: NodeRow, now: datetime
-) -> NodeRow:
+async def hand_back(stream: StatementStream, codes: CodeStore, node: NodeRow, now: datetime) -> NodeRow:
     """Close every generation with the reason `released`, and free the seat. Returns the changed row, not stored yet.
 
     Call it inside a transaction in which `node` was read.
     """
     node = await stream.end_open_generations(node, node.last_generation, now, "released")
-    if await nodes.free_seat(node.id):
+    if node.seat_held:
         await codes.free_seat(node.code)
         node = msgspec.structs.replace(node, seat_held=False)
     return node
@@ -78,8 +76,8 @@ class Releases:
                     node = msgspec.structs.replace(
                         node, standing=after(node.standing, "release"), standing_reason=REASON, standing_at=now
                     )
-                node = await hand_back(self.statement_stream, self.nodes, self.codes, node, now)
-                await self.nodes.update(node, wakes=True)
+                node = await hand_back(self.statement_stream, self.codes, node, now)
+                await self.nodes.update(node, "released", wakes=True)
                 await self.audit.write(
                     str(peer.spiffe),
                     "node.release",

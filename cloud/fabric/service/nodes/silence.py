@@ -40,7 +40,7 @@ class Silences:
             fresh, case = await self.nodes.find(node.id), await self.cases.latest(node.id)
             if fresh is None or fresh.silent_until is None or generation.number != fresh.current_generation:
                 return
-            await self.nodes.update(msgspec.structs.replace(fresh, silent_until=None))
+            await self.nodes.update(msgspec.structs.replace(fresh, silent_until=None), "changed", since=fresh)
             if case is None or case.silent_until is None or case.generation or case.state != "eligible":
                 return
             now = self.now()

@@ -150,8 +150,8 @@ class Statements:
                     return current or generation
                 if self.presented.waits(fresh) or not self._needs_signing(fresh, current, presented, now):
                     return current
-                fresh, current = await self.statement_stream.write_current(fresh, current, now, presented)
-                await self.nodes.update(fresh)
+                signed, current = await self.statement_stream.write_current(fresh, current, now, presented)
+                await self.nodes.update(signed, "changed", since=fresh)
         return current
 
     def _needs_signing(self, node: NodeRow, generation: GenerationRow, presented: int, now: datetime) -> bool:

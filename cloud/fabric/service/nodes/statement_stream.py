@@ -220,7 +220,7 @@ class StatementStream:
             refresh_after=lease.refresh_after if lease else None,
             terminate_at=lease.terminate_at if lease else None,
         )
-        await self.nodes.update_generation(generation)
+        await self.nodes.update_generation(generation, node)
         if lease and (node.lease_until is None or lease.terminate_at > node.lease_until):
             node = msgspec.structs.replace(node, lease_until=lease.terminate_at)
         return node, generation

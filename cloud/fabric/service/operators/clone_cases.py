@@ -136,7 +136,7 @@ class CloneCases:
         """The node with its next statement, which no longer names a suspicion."""
         if row.state == "confirmed":
             node, _ = await self.statement_stream.write_current(node, row, now)
-        await self.nodes.update(node, wakes=True)
+        await self.nodes.update(node, "clone_settled", wakes=True)
         return node
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cloud.contracts.fabric_events import NodePast
 from cloud.fabric import schemas
 from cloud.fabric.errors import NotFound
 from cloud.fabric.licensing.standing import Change, after, closes
@@ -27,6 +28,14 @@ from cloud.fabric.wake import WakeRoom
 from cloud.http.guard import Operator
 from protocol.faults import fault_point
 from protocol.ids import NodeId
+
+PASTS: dict[Change, NodePast] = {
+    "suspend": "suspended",
+    "resume": "resumed",
+    "revoke": "revoked",
+    "release": "released",
+}
+"""What each change is called in events."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +99,14 @@ class Standings:
             standing_at=now,
         )
         if what == "release":
-            node = await hand_back(self.statement_stream, self.nodes, self.codes, node, now)
+            node = await hand_back(self.statement_stream, self.codes, node, now)
         elif what == "revoke":
             node = await self.statement_stream.end_open_generations(node, node.last_generation, now, "revoked")
         else:
             for generation in await self.nodes.open_generations(node.id, node.last_generation):
                 if generation.state == "confirmed":
                     node, _ = await self.statement_stream.write_current(node, generation, now)
-        await self.nodes.update(node, wakes=True)
+        await self.nodes.update(node, PASTS[what], wakes=True)
         return node
 
 

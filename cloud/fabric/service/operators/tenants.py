@@ -54,7 +54,7 @@ class Tenants:
             created_at=now,
         )
         async with self.acting.transaction(operator, tenant_key(row.id)):
-            await self.tenants.insert(row)
+            await self.tenants.insert(row, "created")
             await self.audit.write(operator_actor(operator), "tenant.created", row.id, row.id, name=row.name)
         return views.tenant(row)
 

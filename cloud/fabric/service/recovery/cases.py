@@ -103,7 +103,7 @@ class RecoveryCases:
         if decided.silent_until is not None and not decided.goes_on:
             # A node that is online makes a contact at once.
             watched = msgspec.structs.replace(node, silent_until=decided.silent_until)
-            await self.nodes.update(watched, wakes=True)
+            await self.nodes.update(watched, "changed", wakes=True, since=node)
         await self._audit_proof(case, row, opened=own is None)
         return case, decided.goes_on
 

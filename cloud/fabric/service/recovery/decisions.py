@@ -193,7 +193,7 @@ class CaseDecisions:
     async def _give_chip_back(self, case: RecoveryCaseRow, node: NodeRow) -> NodeRow:
         """Write the node with the chip of the machine before the case. The chip of the case is not that of the node."""
         node = msgspec.structs.replace(node, ek_hash=case.old_ek_hash)
-        await self.nodes.update(node, wakes=True)
+        await self.nodes.update(node, "changed", wakes=True)
         return node
 
     async def _check_newest(self, case: RecoveryCaseRow) -> None:
@@ -231,7 +231,7 @@ class CaseDecisions:
         generation = msgspec.structs.replace(generation, recovery=RecoveryId(""), grace_until=None)
         node = msgspec.structs.replace(node, enrolled=generation.fingerprint)
         node, _ = await self.statement_stream.write_current(node, generation, now)
-        await self.nodes.update(node, wakes=True)
+        await self.nodes.update(node, "changed", wakes=True)
 
     async def _end_unconfirmed(self, case: RecoveryCaseRow, node: NodeRow, now: datetime) -> None:
         """Begin the lapse of the case's activation, if it has a generation that is not confirmed."""
@@ -240,7 +240,8 @@ class CaseDecisions:
             return
         generation = await self.nodes.find_generation(node.id, row.generation)
         if generation is not None and not is_closed(node, generation):
-            await self.nodes.update(await self.statement_stream.write_end(node, generation, now, "superseded"))
+            node = await self.statement_stream.write_end(node, generation, now, "superseded")
+            await self.nodes.update(node, "lapsed")
 
     async def _store(self, case: RecoveryCaseRow, actor: str, action: str) -> None:
         await self.cases.update(case)

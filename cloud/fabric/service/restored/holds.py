@@ -92,5 +92,5 @@ class Holds:
         for generation in await self.nodes.open_generations(node.id, node.last_generation):
             if generation.state == "confirmed" and not is_closed(node, generation):
                 node, _ = await self.statement_stream.write_current(node, generation, now)
-        await self.nodes.update(node, wakes=True)
+        await self.nodes.update(node, "accepted", wakes=True)
         return node

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import msgspec
 
+from cloud.contracts.fabric_events import NodePast
 from cloud.fabric.attestation.software_evidence import anchor_values
 from cloud.fabric.licensing import statements
 from cloud.fabric.licensing.presented import Finding, judge, waits
@@ -82,9 +83,9 @@ class PresentedStatements:
                     return fresh or node, current or generation
                 if not self._changes(fresh, current, presented, token):
                     return fresh, current
-                finding = self._judge(fresh, current, presented, token)
+                finding, before = self._judge(fresh, current, presented, token), fresh
                 fresh, current = await self._applied(fresh, current, finding, presented, token)
-                await self.nodes.update(fresh, wakes=finding == "revoked")
+                await self.nodes.update(fresh, _past(finding, presented), wakes=finding == "revoked", since=before)
                 await self._audit(fresh, current, finding, presented)
         if finding == "revoked":
             self.wake_background()
@@ -208,7 +209,7 @@ class PresentedStatements:
                 hold_at=None,
             )
             node = await self.statement_stream.end_open_generations(node, node.last_generation, now, presented.reason)
-            if presented.reason == "released" and await self.nodes.free_seat(node.id):
+            if presented.reason == "released" and node.seat_held:
                 await self.codes.free_seat(node.code)
                 node = msgspec.structs.replace(node, seat_held=False)
         return node, await self.nodes.find_generation(node.id, row.number) or row
@@ -227,6 +228,15 @@ class PresentedStatements:
             epoch=presented.epoch if presented else "",
             seq=presented.seq if presented else "",
         )
+
+
+def _past(finding: Finding, presented: Statement | None) -> NodePast:
+    """What a finding is called in events."""
+    if isinstance(presented, Revocation) and finding == "revoked":
+        return "changed" if presented.reason == "superseded" else presented.reason
+    if finding == "suspended":
+        return "suspended"
+    return "held" if finding == "ahead" else "changed"
 
 
 def with_terms(node: NodeRow, lease: Lease) -> NodeRow:

@@ -252,7 +252,7 @@ class Reconciling:
         if changed.closed_up_to >= changed.current_generation > node.closed_up_to and changed.standing != "revoked":
             # The node was activated again after the backup. The machine shows the later generation.
             changed = msgspec.structs.replace(changed, hold="conflicting", hold_at=now)
-        await self.nodes.update(changed, wakes=True)
+        await self.nodes.update(changed, "revoked" if changed.standing == "revoked" else "changed", wakes=True)
         await self.audit.write(
             SYSTEM,
             "node.reconciled",

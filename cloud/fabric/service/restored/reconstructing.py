@@ -132,12 +132,12 @@ class Reconstruction:
                     ek_hash = _unknown_chip(spiffe)  # another node has the chip meanwhile, or this one has it already
                 if node is None:
                     node = _new_node(shown, statement, ek_hash, self.now())
-                    await self.nodes.insert(node)
                 row = await self.nodes.find_generation(spiffe.node, shown.device.generation)
                 node = await self._with_generation(node, row, shown, statement)
                 if shown.device.generation == node.current_generation and ek_hash != _unknown_chip(spiffe):
                     node = msgspec.structs.replace(node, ek_hash=ek_hash)  # the board or the TPM was replaced
-                await self.nodes.update(node)
+                write = self.nodes.insert if is_new else self.nodes.update
+                await write(node, "reconstructed")
                 if is_new and node.tier == "software":
                     values = anchor_values(node.enrolled, tenant.fingerprint_salt)
                     await self.enrolled.replace(node.tenant, node.id, values)
@@ -171,7 +171,7 @@ class Reconstruction:
                 tiers=UNKNOWN_TENANT,
                 created_at=self.now(),
             )
-            await self.tenants.insert(tenant)
+            await self.tenants.insert(tenant, "reconstructed")
             await self.audit.write(str(spiffe), "tenant.reconstructed", tenant.id, tenant.id)
         return tenant
 

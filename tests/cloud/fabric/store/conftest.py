@@ -9,6 +9,7 @@ from cloud.fabric.store import Stores, stores_over
 from cloud.storage import Location, ServiceEngine
 from lab.postgres import database_location
 from tests.cloud.engines import ENGINES
+from tests.cloud.fabric.recorded import Recorded
 
 
 @pytest.fixture(params=ENGINES)
@@ -18,11 +19,17 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 
 
 @pytest.fixture
-async def stores(database: Location) -> AsyncIterator[Stores]:
+def recorded() -> Recorded:
+    """The events that the stores add."""
+    return Recorded()
+
+
+@pytest.fixture
+async def stores(database: Location, recorded: Recorded) -> AsyncIterator[Stores]:
     engine = ServiceEngine("fabric")
     engine.configure(database)
     await engine.open()
     try:
-        yield stores_over(engine)
+        yield stores_over(engine, recorded)
     finally:
         await engine.close()

@@ -11,7 +11,7 @@ from tests.cloud.fabric.store.support import NODES, TENANT, generation, node
 async def fleet(stores: Stores) -> Stores:
     """Four nodes, each in its first generation. The third is suspended, the last revoked."""
     for number, standing in enumerate(("active", "active", "suspended", "revoked"), 1):
-        await stores.nodes.insert(node(number, standing=standing))
+        await stores.nodes.insert(node(number, standing=standing), "activated")
         await stores.nodes.insert_generation(generation(number))
     return stores
 
@@ -58,7 +58,7 @@ async def test_a_fleet_is_walked_in_stretches(fleet: Stores, monkeypatch: pytest
 
 async def test_neither_an_earlier_generation_nor_a_closed_one_counts(fleet: Stores) -> None:
     await fleet.nodes.insert_generation(generation(1, id=f"{NODES[0]}.2", number=2))
-    await fleet.nodes.update(node(1, current_generation=2, last_generation=2, closed_up_to=1))
-    await fleet.nodes.update(node(2, closed_up_to=1))
+    await fleet.nodes.update(node(1, current_generation=2, last_generation=2, closed_up_to=1), "changed")
+    await fleet.nodes.update(node(2, closed_up_to=1), "changed")
     await fleet.adoption.write({f"{NODES[0]}.2": TrustReport(2, "aa")}, 2)
     assert await counts(fleet) == {(2, "aa", 1), (0, "", 1)}

@@ -56,10 +56,10 @@ async def test_the_watcher_refuses_rows_without_their_key(world: World, machine:
     for held in (keys.code_key(node.code), keys.node_key("another"), keys.REPORTS):
         with pytest.raises(AssertionError, match="it needs"):
             async with world.stores.transaction(held):
-                await world.stores.nodes.update(node)
+                await world.stores.nodes.update(node, "changed")
     with pytest.raises(AssertionError, match="it needs"):
         async with world.stores.transaction(keys.chip_key("x"), reads=(keys.node_key(node.id),)):
-            await world.stores.nodes.update(node)
+            await world.stores.nodes.update(node, "changed")
     with pytest.raises(TransactionMisuse):
         async with world.stores.transaction(keys.node_key(node.id)), world.stores.transaction():
             pass

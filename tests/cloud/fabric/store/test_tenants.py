@@ -7,7 +7,7 @@ from tests.cloud.fabric.store.support import NOW, TENANT, tenant
 
 
 async def test_a_row_comes_back_as_it_went(stores: Stores) -> None:
-    await stores.tenants.insert(tenant())
+    await stores.tenants.insert(tenant(), "created")
     assert await stores.tenants.find(TENANT) == tenant()
     await stores.tenants.set_tiers(TENANT, ("attested", "tpm"))
     assert await stores.tenants.find(TENANT) == tenant(tiers=("attested", "tpm"))
@@ -17,7 +17,7 @@ async def test_a_row_comes_back_as_it_went(stores: Stores) -> None:
 async def test_tenants_are_paged_by_id(stores: Stores) -> None:
     ids = [TenantId(make_id("ten", number, bytes(10))) for number in (1, 2, 3)]
     for key in reversed(ids):
-        await stores.tenants.insert(tenant(id=key))
+        await stores.tenants.insert(tenant(id=key), "created")
     assert [row.id for row in await stores.tenants.page("", 2)] == ids[:2]
     assert [row.id for row in await stores.tenants.page(ids[1], 2)] == ids[2:]
 

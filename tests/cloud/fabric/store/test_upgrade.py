@@ -10,9 +10,8 @@ import pytest
 
 from cloud.fabric.store import codes as code_store
 from cloud.fabric.store import nodes as node_store
-from cloud.fabric.store.codes import CodeStore
+from cloud.fabric.store import stores_over
 from cloud.fabric.store.enrolled import EnrolledStore
-from cloud.fabric.store.nodes import NodeStore
 from cloud.storage import Location, Mapper, ServiceEngine, Statement
 from cloud.storage.migrate import ensure_migrated, known_ids
 from lab.postgres import cluster
@@ -80,7 +79,8 @@ async def test_rows_of_the_earlier_release_are_read_after_the_migration(
         await insert_earlier(opened, "generation", node_store._GENERATION, support.generation())
     assert await ensure_migrated("fabric", location)
     async with opened_at(location) as opened:
-        codes, nodes = CodeStore(opened), NodeStore(opened)
+        stores = stores_over(opened)
+        codes, nodes = stores.codes, stores.nodes
         assert await codes.find(support.CODE) == support.code()
         assert await nodes.find(support.NODES[0]) == support.node()
         generation = await nodes.find_generation(support.NODES[0], 1)

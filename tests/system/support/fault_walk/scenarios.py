@@ -61,6 +61,7 @@ Situation = Literal[
     "orphaned",
     "unpublished trust",
     "lease over",
+    "unrecorded",
     "rekeyed",
     "cleared",
     "approved recovery",
@@ -157,6 +158,18 @@ def _lease_over(lane: Lane) -> Prepared:
     return lane.keep(site)
 
 
+def _unrecorded(lane: Lane) -> Prepared:
+    """A node and an expired code, as a release without events has left them."""
+    site = lane.site("active")
+    site.end()
+    with closing(sqlite3.connect(site.cloud.directory / "fabric" / "database.sqlite")) as database, database:
+        database.execute("DELETE FROM event_outbox")
+        database.execute("DELETE FROM event_object")
+        database.execute("DELETE FROM installation WHERE name = 'first_events'")
+        database.execute("UPDATE code SET expires_at = created_at")
+    return lane.keep(site)
+
+
 def _undecided_recovery(lane: Lane) -> Prepared:
     """A node, and a recovery case that another machine opened for it. No operator has decided in time."""
     site = lane.site("active")
@@ -241,6 +254,7 @@ PREPARE: dict[str, Callable[[Lane], Prepared]] = {
     "orphaned": partial(_interrupted, "breakwater.certificate.store"),
     "unpublished trust": partial(_interrupted, "node.trust.publish"),
     "lease over": _lease_over,
+    "unrecorded": _unrecorded,
     "rekeyed": _rekeyed,
     "cleared": _cleared,
     "approved recovery": _approved_recovery,
@@ -431,6 +445,21 @@ def _end_recovery(site: Site) -> None:
     """Wait until the undecided case has lapsed. The node in force goes on."""
     site.serve()
     site.see("the end of the recovery case", "SELECT count(*) FROM recovery_case WHERE state = 'lapsed'")
+    site.agent()
+
+
+def _record(site: Site) -> None:
+    """Wait until every object from before has its event, and the code is stored as expired."""
+    site.serve()
+    site.see(
+        "the end of the walk", "SELECT count(*) FROM installation WHERE name = 'first_events' AND value = X'646f6e65'"
+    )
+    site.see("the expired code", "SELECT count(*) FROM code WHERE expired = 1")
+    again = "SELECT subject FROM event_outbox WHERE type LIKE '%.recorded.v1' GROUP BY subject HAVING count(*) > 1"
+    assert site.cloud.rows("fabric", again) == []
+    recorded = "SELECT DISTINCT type FROM event_outbox WHERE type LIKE '%.recorded.v1' ORDER BY type"
+    nouns = [str(row[0]).split(".")[3] for row in site.cloud.rows("fabric", recorded)]
+    assert nouns == ["code", "node", "statement", "tenant"]
     site.agent()
 
 
@@ -683,6 +712,7 @@ SCENARIOS = (
     Scenario("wrong answer of a renewal", "active", _answer_renewal_wrongly, (("fabric.renewal.answer",),)),
     Scenario("revocation", "active", _revoke, (("fabric.standing.commit", "fabric.generation.close"),)),
     Scenario("revoked while off", "revoked", _come_back, (("node.tombstone.write",), ("fabric.revocation.tell",))),
+    Scenario("rows without events", "unrecorded", _record, (("fabric.events.first", "fabric.code.expire"),)),
     Scenario("seat of a revoked node", "lease over", _free_seat, (("fabric.seat.free",),)),
     Scenario(
         "deactivation",

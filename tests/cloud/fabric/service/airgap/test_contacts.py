@@ -272,8 +272,8 @@ async def test_a_revocation_that_a_restored_cloud_has_lost_is_adopted(site: Site
     await change(world, site.machine, "revoke")
     revoked = (await world.generation(site.machine.node, 1)).statement
     async with world.stores.transaction():
-        await world.stores.nodes.update(node)
-        await world.stores.nodes.update_generation(row)
+        await world.stores.nodes.update(node, "changed")
+        await world.stores.nodes.update_generation(row, node)
     site.machine.held = revoked
     assert isinstance(await site.refresh(), Revocation)
     assert (await world.node(site.machine.node)).standing == "revoked"

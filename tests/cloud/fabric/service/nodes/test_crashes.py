@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 Hit = tuple[str, str]
 
 NAMES = {
+    "events.event.add",
     "fabric.activation.challenge",
     "fabric.activation.prove",
     "fabric.activation.purge",

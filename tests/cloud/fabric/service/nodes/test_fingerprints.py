@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from cloud.fabric.errors import FingerprintRefused
+from cloud.fabric.store.keys import node_key
 from cloud.fabric.store.rows import GenerationRow, enrolled_of
 from protocol.fingerprint import policy_of
 from protocol.hardware import fingerprint
@@ -95,7 +96,8 @@ async def test_without_a_tpm_too_little_of_the_fingerprint_gets_no_session(world
     for sent, kinds in ((OTHER, "mac"), ({}, "product_uuid"), ({"mac": ENROLLED["mac"]}, "disk_serial")):
         with pytest.raises(FingerprintRefused, match=kinds):
             check(software, generation, sent)
-    await world.stores.nodes.update(software)
+    async with world.stores.transaction(node_key(node.id)):
+        await world.stores.nodes.update(software, "changed")
     machine.lease_version = 2
     lease = await machine.refresh(await machine.peer())
     assert isinstance(lease, Lease)

@@ -21,7 +21,8 @@ CASES = [RecoveryId(make_id("rcv", number, bytes(10))) for number in (1, 2)]
 async def new_node(world: World, number: int = 1, **changes: Any) -> NodeRow:
     """A row of a node of the world's tenant, without a machine."""
     row = rows.node(number, tenant=world.tenant, **changes)
-    await world.stores.nodes.insert(row)
+    async with world.stores.transaction(node_key(row.id)):
+        await world.stores.nodes.insert(row, "activated")
     return row
 
 

@@ -1,0 +1,1 @@
+"""Stores: the events of Fabric: bodies of rows, events of changes, and rows without an event."""
