@@ -18,7 +18,7 @@ from lab.cloud import Cloud
 from lab.cut_disk import CutDisk
 from lab.guest import Guest
 from lab.guest_image import Image
-from lab.processes import StepFailed, ended, installed, wait_until
+from lab.processes import StepFailed, ended, wait_until
 from lab.tpm import SoftTpm
 from tests.drills.frame import Say
 from tests.system.support.package_server import served
@@ -134,8 +134,9 @@ class CutMachine:
             self._active()
 
     def _measure(self, name: str) -> None:
-        step, writes, began = self._steps[name], self._disk.writes, time.monotonic()
-        if not step.start()(STEP_SECONDS_MAX):
+        step, writes = self._steps[name], self._disk.writes
+        ended_well, began = step.start(), time.monotonic()
+        if not ended_well(STEP_SECONDS_MAX):
             raise StepFailed(f"{name} did not end within {STEP_SECONDS_MAX:.0f} s")
         step.seconds, step.writes = time.monotonic() - began, max(1, self._disk.writes - writes)
         self._supply.say(f"{name} takes {step.seconds:.1f} s and {step.writes} writes")
@@ -174,22 +175,18 @@ class CutMachine:
         return self._begun("cascadia", "activate", FILE)
 
     def _suspending(self) -> Ended:
-        """Suspend the node in the cloud. The step ends when the agent has raised its floor for it."""
-        command = installed(self._supply.folder, "cascade", "node", "suspend", self._node, env=self._cloud.env)
+        """Suspend the node in the cloud, and begin. The step ends when the agent has raised its floor for it."""
+        self._cloud.run("node", "suspend", self._node)
 
         def raised(seconds: float) -> bool:
             until = time.monotonic() + seconds
-            while not self._disk.stopped.is_set():
+            while not self._disk.stopped.is_set() and time.monotonic() < until:
                 saw = seen(self._guest, 1.0)
                 self._saw = saw if saw.document else self._saw
                 if saw.state == "suspended" and saw.floor_raised:
-                    command.wait(STEP_SECONDS_MAX)
                     return True
-                if time.monotonic() > until:
-                    break
             return False
 
-        self._suspended = command
         return raised
 
     def _active(self) -> Seen:
@@ -216,8 +213,6 @@ class CutMachine:
         moment, within = self._until_cut(self._steps[name])
         self._guest.kill()
         disk = self._disk.cut(self._choose, self._choose.choice(FATES))
-        if name == "suspend":
-            self._suspended.wait(STEP_SECONDS_MAX)
         before = Before.of(self._saw)
         offline = phase != "activation" and self._choose.random() < 0.5
         began = time.monotonic()
