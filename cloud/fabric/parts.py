@@ -53,6 +53,7 @@ from cloud.fabric.service.recovery.decisions import CaseDecisions
 from cloud.fabric.service.recovery.tries import RecoveryTries
 from cloud.fabric.service.rights.admitted import Rights
 from cloud.fabric.service.unchanged import Unchanged
+from cloud.fabric.service.uptime import BEAT_SECONDS
 from cloud.fabric.store import Stores, stores_over
 from cloud.fabric.store.rows import AuditRow
 from cloud.fabric.tuf.current_trust import CurrentTrust
@@ -209,6 +210,7 @@ def make_background(
         renewals=nodes.renewals,
         seen=nodes.seen,
         further=(
+            Periodic("beat", BEAT_SECONDS, nodes.uptime.beat),
             Periodic("approvals", IDLE_SECONDS, nodes.approvals.expire_overdue),
             Periodic("recoveries", IDLE_SECONDS, nodes.case_decisions.end_overdue),
             Periodic("fingerprints", SEEN_SECONDS, nodes.fingerprints.store),

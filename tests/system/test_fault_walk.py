@@ -91,6 +91,7 @@ _OTHERWISE = {
     "cloud/fabric/service/operators/recovery_policies.py": "the same",
     "cloud/fabric/service/operators/token_refusals.py:note": "the audit entry of a refusal, which holds without it",
     "cloud/fabric/service/nodes/silence.py:heard": "one transaction; the node's next contact repeats it",
+    "cloud/fabric/service/uptime.py:_begin_again": "one transaction a case; without a beat the next one repeats it",
     "cloud/fabric/service/nodes/silence.py:let_on": "one transaction; the machine repeats its proof",
     "cloud/fabric/service/recovery/tries.py:note": "the same",
     "cloud/fabric/service/published_trust/publishing.py": "the same",

@@ -219,7 +219,12 @@ def _silent_until(policy: RecoveryPolicy, known: Known, evidence: RecoveryEviden
     """Until when the node must be silent. None if the policy asks for none, or if the machine has the node's chip."""
     if not policy.silence_minutes or evidence.same_chip:
         return None
-    return now + timedelta(seconds=max(60 * policy.silence_minutes, 2 * known.heartbeat_seconds))
+    return now + silence(policy.silence_minutes, 2 * known.heartbeat_seconds)
+
+
+def silence(minutes: int, slots_seconds: int) -> timedelta:
+    """How long a node must be silent: the policy's minutes, or some of its heartbeat slots if those are longer."""
+    return timedelta(seconds=max(60 * minutes, slots_seconds))
 
 
 def _eligible(situation: Situation, silent_until: datetime | None, now: datetime) -> Go:

@@ -26,6 +26,8 @@ REBUILD = "rebuild"
 began has no end; it ends REBUILD_LIFE after its begin."""
 REBUILD_LIFE = timedelta(days=30)
 """How long a rebuild runs, unless an operator sets another end. Nodes that are online are back within hours."""
+BEAT = "beat"
+"""When a replica last stored that Fabric runs."""
 READINESS = "readiness"
 """The row that the check of readiness writes. No code reads it."""
 
@@ -82,6 +84,15 @@ class InstallationStore:
     async def prove_writable(self, at: datetime) -> None:
         """Write the row `readiness`. Raises StorageError if the database stores nothing."""
         await self._engine.fetch(_SET, name=READINESS, value=at.isoformat().encode())
+
+    async def beat(self) -> datetime | None:
+        """When a replica last stored that Fabric runs; None if none ever did."""
+        row = await self._engine.fetch_one(_FIND, name=BEAT)
+        return None if row is None else datetime.fromisoformat(bytes(row["value"]).decode())
+
+    async def set_beat(self, at: datetime) -> None:
+        """Store that Fabric runs."""
+        await self._engine.fetch(_SET, name=BEAT, value=at.isoformat().encode())
 
     async def renewal_order(self) -> RenewalOrder | None:
         """The newest renewal order; None if no operator has given one."""

@@ -84,6 +84,17 @@ _UNDECIDED_PAGE = compiled(
     .order_by(RecoveryCase.id),
     limit=param("limit"),
 )
+_SILENT = compiled(
+    _CASE.select()
+    .where(
+        RecoveryCase.state == "eligible",
+        RecoveryCase.silent_until.is_not_null(),
+        RecoveryCase.generation == 0,
+        RecoveryCase.id > param("after"),
+    )
+    .order_by(RecoveryCase.id),
+    limit=param("limit"),
+)
 _OVERDUE = compiled(
     _CASE.select()
     .where(_IS_UNFINISHED, RecoveryCase.decide_by <= param("now"), RecoveryCase.id > param("after"))
@@ -171,6 +182,10 @@ class RecoveryCaseStore:
     async def count_unfinished(self, tenant: TenantId) -> int:
         (row,) = await self._engine.fetch(_UNFINISHED_OF_TENANT, tenant=tenant)
         return int(row["n"])
+
+    async def silent(self, after: str, limit: int) -> list[RecoveryCaseRow]:
+        """Cases after the id `after` that wait for the silence of their node, in order of id."""
+        return [_CASE.read(row) for row in await self._engine.fetch(_SILENT, after=after, limit=limit)]
 
     async def overdue(self, now: datetime, after: str, limit: int) -> list[RecoveryCaseRow]:
         """Unfinished cases after the id `after` whose `decide_by` has passed, in order of id."""

@@ -22,6 +22,7 @@ from cloud.fabric.service.recovery.cases import RecoveryCases
 from cloud.fabric.service.recovery.claims import RecoveryClaims
 from cloud.fabric.service.recovery.decisions import CaseDecisions
 from cloud.fabric.service.recovery.refusals import RecoveryRefusals
+from cloud.fabric.service.uptime import Uptime
 from cloud.fabric.wiring.part_groups import Given
 from cloud.tasks.bounded_log import BoundedLog
 
@@ -53,11 +54,20 @@ class RecoveryParts:
     refusals: RecoveryRefusals
     replaced: ReplacedMachines
     silences: Silences
+    uptime: Uptime
 
 
 def make_recovery_parts(given: Given, clones: Clones) -> RecoveryParts:
     stores, ports, secrets, shared, _ = given
     now, transaction, audit, codes = ports.now, stores.transaction, shared.audit, shared.recovery_codes
+    uptime = Uptime(
+        now=now,
+        transaction=transaction,
+        installation=stores.installation,
+        nodes=stores.nodes,
+        tenants=stores.tenants,
+        cases=stores.recovery_cases,
+    )
     return RecoveryParts(
         cases=RecoveryCases(
             epoch=secrets.epoch,
@@ -68,6 +78,7 @@ def make_recovery_parts(given: Given, clones: Clones) -> RecoveryParts:
             nodes=stores.nodes,
             cases=stores.recovery_cases,
             codes=codes,
+            uptime=uptime,
         ),
         decisions=CaseDecisions(
             now=now,
@@ -103,7 +114,9 @@ def make_recovery_parts(given: Given, clones: Clones) -> RecoveryParts:
             activations=stores.activations,
             nodes=stores.nodes,
             cases=stores.recovery_cases,
+            uptime=uptime,
         ),
+        uptime=uptime,
     )
 
 

@@ -29,6 +29,7 @@ from cloud.fabric.service.renewals.software_renewal import SoftwareRenewals
 from cloud.fabric.service.restored.presenting import PresentedStatements
 from cloud.fabric.service.restored.reconstructing import Reconstruction
 from cloud.fabric.service.rights.recovery_confirms import RecoveryConfirms
+from cloud.fabric.service.uptime import Uptime
 from cloud.fabric.store import Stores
 from cloud.fabric.wiring.activation_parts import Checks, make_activation_parts, make_recovery_parts
 from cloud.fabric.wiring.part_groups import Given, Ports, Shared, TrustParts
@@ -54,6 +55,7 @@ class NodeParts:
     fingerprints: Fingerprints
     clones: Clones
     case_decisions: CaseDecisions
+    uptime: Uptime
 
 
 def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shared, trust: TrustParts) -> NodeParts:
@@ -115,6 +117,7 @@ def make_node_parts(stores: Stores, ports: Ports, secrets: Secrets, shared: Shar
         fingerprints=fingerprints,
         clones=clones,
         case_decisions=recovery.decisions,
+        uptime=recovery.uptime,
     )
 
 

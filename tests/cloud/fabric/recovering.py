@@ -1,9 +1,11 @@
 """Helper: machines that ask for their node back, and an operator who decides about their cases."""
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
+from cloud.fabric.service.uptime import OUTAGE
 from cloud.fabric.store.keys import tenant_key
 from cloud.fabric.store.rows import RecoveryCaseRow
 from protocol.encoding import json_encode, sha256_hex
@@ -66,8 +68,17 @@ async def case_of(world: World, node: NodeId) -> RecoveryCaseRow:
     return case
 
 
+async def up(world: World, time: timedelta) -> None:
+    """Let a time pass in which Fabric runs."""
+    ends = world.clock() + time
+    while (left := ends - world.clock()) > timedelta():
+        world.clock.forward(min(left, OUTAGE))
+        await world.parts.nodes.uptime.beat()
+
+
 async def allow_grace(world: World, quota: int = 1, *, silence_minutes: int = 0, **changes: int) -> None:
-    """Let the tenant give grace leases without a person."""
+    """Let the tenant give grace leases without a person. Fabric has run until now."""
+    await world.parts.nodes.uptime.beat()
     tenant = await world.stores.tenants.find(world.tenant)
     assert tenant is not None
     policy = msgspec.structs.replace(tenant.recovery, grace_quota=quota, silence_minutes=silence_minutes, **changes)

@@ -3,6 +3,7 @@
 The fingerprint that makes a case eligible is the machine's own report. Whether the node still runs, Fabric sees itself: an
 agent that is online asks for its statement in each heartbeat slot, and holds the wake channel open. So the case waits for
 a time, which the tenant's policy sets. A contact of the node in this time ends the grace, and a person or a code decides.
+After an outage of Fabric the time begins again (`cloud.fabric.service.uptime`).
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import msgspec
 from cloud.audit import SYSTEM
 from cloud.fabric.service.audit_log import AuditLog
 from cloud.fabric.service.ports import Now, Transaction
+from cloud.fabric.service.uptime import Uptime
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.keys import node_key, recovery_key
 from cloud.fabric.store.nodes import NodeStore
@@ -31,6 +33,7 @@ class Silences:
     activations: ActivationStore
     nodes: NodeStore
     cases: RecoveryCaseStore
+    uptime: Uptime
 
     async def heard(self, node: NodeRow, generation: GenerationRow) -> None:
         """The node has made a contact with its current generation. The case that waits for its silence gets no grace."""
@@ -74,4 +77,6 @@ class Silences:
 
     def _is_over(self, case: RecoveryCaseRow) -> bool:
         """Whether the case waits for nothing but the end of the silence, and the end has passed."""
-        return case.state == "eligible" and case.silent_until is not None and self.now() >= case.silent_until
+        if case.state != "eligible" or case.silent_until is None:
+            return False
+        return self.now() >= self.uptime.end_of(case.silent_until)

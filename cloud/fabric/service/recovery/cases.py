@@ -18,6 +18,7 @@ from cloud.fabric.service.audit_log import ANONYMOUS, AuditLog
 from cloud.fabric.service.ports import Now
 from cloud.fabric.service.recovery.codes import RecoveryCodes
 from cloud.fabric.service.rights.admitted import case_ended
+from cloud.fabric.service.uptime import Uptime
 from cloud.fabric.store.activations import ActivationStore
 from cloud.fabric.store.nodes import NodeStore
 from cloud.fabric.store.recovery_cases import RecoveryCaseStore
@@ -58,6 +59,7 @@ class RecoveryCases:
     nodes: NodeStore
     cases: RecoveryCaseStore
     codes: RecoveryCodes
+    uptime: Uptime
 
     async def judge(self, claimant: Claimant, tenant: TenantRow) -> tuple[RecoveryCaseRow, bool]:
         """Open or continue the case of a machine, and use its recovery code. Called in the transaction of the proof.
@@ -153,7 +155,7 @@ class RecoveryCases:
             code=bool(case.code),
             grace=case.grace,
             grace_until=case.grace_until,
-            silent_until=case.silent_until,
+            silent_until=self.uptime.end_of(case.silent_until) if case.silent_until is not None else None,
         )
 
     async def _is_same(self, claimant: Claimant, case: RecoveryCaseRow) -> bool:

@@ -17,6 +17,7 @@ from tests.cloud.fabric.recovering import (
     recovered,
     replacement,
     send,
+    up,
     waits,
 )
 from tests.cloud.fabric.support import Machine, World
@@ -34,7 +35,7 @@ async def test_a_contact_of_the_node_ends_the_grace(world: World, machine: Machi
     case = await case_of(world, machine.node)
     assert (case.state, case.grace, case.silent_until) == ("eligible", True, world.clock() + 2 * HOUR)
     assert "silent until" in case.reason
-    world.clock.forward(HOUR)
+    await up(world, HOUR)
     if contact == "session":
         await machine.session()
     elif contact == "statement":
@@ -46,7 +47,7 @@ async def test_a_contact_of_the_node_ends_the_grace(world: World, machine: Machi
     assert "the node was online" in case.reason
     assert (await world.node(machine.node)).silent_until is None
     assert (await world.actions(case.id))[-1] == "recovery.node_online"
-    world.clock.forward(2 * HOUR)
+    await up(world, 2 * HOUR)
     for _ in range(2):
         assert isinstance(await send(new, challenge, body), AwaitedApproval)
     assert isinstance(await machine.refresh(peer), Lease)
@@ -63,11 +64,11 @@ async def test_a_silent_node_gets_its_grace_lease_without_a_person(world: World,
     await allow_grace(world, silence_minutes=120)
     peer, new = await machine.peer(), replacement(machine)
     challenge, body = await waits(new, claim(machine.node))
-    world.clock.forward(2 * HOUR - timedelta(seconds=1))
+    await up(world, 2 * HOUR - timedelta(seconds=1))
     assert isinstance(await send(new, challenge, body), AwaitedApproval)
     with pytest.raises(errors.RecoveryRefused, match="another machine asks"):
         await recover(replacement(machine, "a third chip"), claim(machine.node))
-    world.clock.forward(timedelta(seconds=1))
+    await up(world, timedelta(seconds=1))
     assert isinstance(await send(new, challenge, body), AwaitedApproval)
     assert isinstance(await send(new, challenge, body), Activated)
     lease, case = await new.confirm(), await case_of(world, machine.node)
@@ -89,11 +90,11 @@ async def test_a_machine_that_starts_again_waits_for_the_same_end(world: World, 
     new = replacement(machine)
     await waits(new, claim(machine.node))
     first = await case_of(world, machine.node)
-    world.clock.forward(HOUR)
+    await up(world, HOUR)
     await waits(new, claim(machine.node))
     second = await case_of(world, machine.node)
     assert (second.id, second.silent_until) == (first.id, first.silent_until)
-    world.clock.forward(HOUR)
+    await up(world, HOUR)
     assert (await recovered(new, claim(machine.node))).recovery == first.id
 
 
@@ -101,7 +102,7 @@ async def test_a_node_that_comes_back_before_the_confirm_keeps_its_licence(world
     await allow_grace(world, silence_minutes=120)
     peer, new = await machine.peer(), replacement(machine)
     challenge, body = await waits(new, claim(machine.node))
-    world.clock.forward(2 * HOUR)
+    await up(world, 2 * HOUR)
     answers = [type(await send(new, challenge, body)) for _ in range(2)]
     assert answers == [AwaitedApproval, Activated]
     await machine.refresh(peer)
