@@ -712,7 +712,7 @@ SCENARIOS = (
     Scenario("wrong answer of a renewal", "active", _answer_renewal_wrongly, (("fabric.renewal.answer",),)),
     Scenario("revocation", "active", _revoke, (("fabric.standing.commit", "fabric.generation.close"),)),
     Scenario("revoked while off", "revoked", _come_back, (("node.tombstone.write",), ("fabric.revocation.tell",))),
-    Scenario("rows without events", "unrecorded", _record, (("fabric.events.first", "fabric.code.expire"),)),
+    Scenario("rows without events", "unrecorded", _record, (("fabric.code.expire", "fabric.events.first"),)),
     Scenario("seat of a revoked node", "lease over", _free_seat, (("fabric.seat.free",),)),
     Scenario(
         "deactivation",
