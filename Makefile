@@ -46,6 +46,7 @@ check: setup ## ruff, mypy --strict, import contracts, the tree, its tests, the 
 	@$(BIN)/python -m tools.words
 	@$(BIN)/python -m tools.openapi
 	@$(BIN)/python -m tools.events_schemas
+	@$(BIN)/python -m tools.problem_pages
 	@$(BIN)/python -m tools.changelog check
 
 bench: setup ## benchmarks: each figure and its ratio to a floor of the same run
