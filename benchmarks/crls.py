@@ -38,8 +38,8 @@ REASON = 4
 FLOOR_NAME = "the library's CRL builder in a bare loop, the rows in memory, each CRL signed with a key like the CA's"
 _CERTIFICATE = (
     "INSERT INTO certificate (serial, profile, state, tenant, node, generation, service, spki_sha256, tbs, certificate, "
-    "not_before, not_after, caller, recorded_at, revoked_at, authority, shard, reason, feed, profile_version) "
-    "VALUES (?, 'device', 'revoked', ?, ?, 1, '', ?, ?, ?, ?, ?, 'service/fabric', ?, ?, 'nodes-1', ?, ?, 0, 2)"
+    "not_before, not_after, caller, recorded_at, revoked_at, authority, shard, reason, profile_version) "
+    "VALUES (?, 'device', 'revoked', ?, ?, 1, '', ?, ?, ?, ?, ?, 'service/fabric', ?, ?, 'nodes-1', ?, ?, 2)"
 )
 _SHARD = (
     "INSERT INTO shard (id, authority, number, reserved, revision, published_revision, crl_number, published_number) "

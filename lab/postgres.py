@@ -33,6 +33,7 @@ import asyncpg
 from cloud.storage import Location, PostgresLocation, ServiceEngine, Statement
 from cloud.storage.location import parse_location
 from cloud.storage.migrate import ensure_migrated
+from cloud.storage.whole.loading import continue_numbers
 
 START_SECONDS = 30.0
 ROLE = "cascade"
@@ -84,6 +85,10 @@ async def _reset_statement(connection: Any) -> str:
         for table, text in rows.items()
         if text is not None
     ]
+    numbers = []
+    for sequence in await connection.fetch("SELECT sequencename AS name FROM pg_sequences WHERE schemaname = 'public'"):
+        at = await connection.fetchrow(f"SELECT last_value, is_called FROM {sequence['name']}")  # noqa: S608  as above
+        numbers.append(f"PERFORM setval('{sequence['name']}', {at['last_value']}, {at['is_called']});")
     lock = f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE;" if tables else ""
     body = f"""
 DECLARE used text;
@@ -99,7 +104,7 @@ BEGIN
     IF used IS NOT NULL THEN
         EXECUTE 'TRUNCATE ' || used || ' RESTART IDENTITY';
     END IF;
-    {" ".join(restores)}
+    {" ".join((*restores, *numbers))}
 END"""  # noqa: S608  as above
     return f"DO {_quoted(body)}"
 
@@ -348,6 +353,7 @@ async def _copy_rows(path: Path, location: PostgresLocation) -> None:
                     places = ", ".join(f"{{{name}}}" for name in row)
                     into = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})"  # noqa: S608  as above
                     await target.fetch(Statement(into), **row)
+        await continue_numbers(target)
     finally:
         await source.close()
         await target.close()

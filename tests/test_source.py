@@ -254,6 +254,7 @@ SLEEPERS = {
     "tests/system/support/witness.py:sign": "waits in the issuer's process for a file that the test removes",
     "tests/system/support/whole_machines.py:wait_for": "the pace of questions to a guest in QEMU",
     "tests/drills/gating.py:stays": "the pace of questions to a container",
+    "tests/drills/events_follow.py:restart": "the time for which PostgreSQL works before its restart",
     "tests/drills/machine.py:_asleep": "the time for which the machine sleeps",
     "tests/drills/machine.py:_stopped": "the time for which the machine is stopped",
     "tests/drills/machine.py:_restored": "a session within a minute of the last one counts as overtaken",

@@ -16,6 +16,8 @@ from pwd import getpwuid
 from cloud.breakwater.parts import Parts, open_parts, sources_of
 from cloud.breakwater.settings import BreakwaterSettings, check_rules
 from cloud.breakwater.store import Stores, stores_over
+from cloud.clock import utc_now
+from cloud.events.outbox import Outbox
 from cloud.process.settings import load_settings
 from cloud.storage.database import open_database
 
@@ -49,7 +51,7 @@ async def opened_stores(settings_file: Path) -> AsyncIterator[Stores]:
     settings = load_settings(settings_file, BreakwaterSettings)
     check_rules(settings)
     async with open_database("breakwater", settings.database_location()) as engine:
-        yield stores_over(engine)
+        yield stores_over(engine, Outbox(engine, "breakwater", utc_now, entropy=os.urandom))
 
 
 def _user() -> str:

@@ -12,6 +12,7 @@ from cryptography import x509
 from litestar import Litestar
 
 from cloud.breakwater.background import Background
+from cloud.breakwater.event_seeding import EventSeeding
 from cloud.breakwater.gauges import Gauges
 from cloud.breakwater.hierarchy import TRUSTED
 from cloud.breakwater.keys.signer import is_for_development
@@ -124,7 +125,7 @@ def _breakwater(
         settings.path(settings.passphrase_file),
         issuing=parts.issuing,
         authorities=parts.authorities,
-        feed=parts.feed,
+        event_store=parts.stores.events,
         now=now,
     )
     Gauges(
@@ -141,12 +142,8 @@ def _breakwater(
     trust = parts.authorities.peer_trust
     admission = Admission(shared_networks=settings.admission.shared_networks, factor=settings.admission.factor)
     parts.metrics.registry.count_refusals(admission)
-    guard = Guard(
-        trust=trust,
-        checks=PeerRecords(parts.stores.generations, parts.stores.issuance),
-        now=now,
-        admission=admission,
-    )
+    checks = PeerRecords(parts.stores.generations, parts.stores.issuance)
+    guard = Guard(trust=trust, checks=checks, now=now, admission=admission)
     refused = RefusalRecorder(refusal_audit, parts.metrics, trust, now)
     parts.readiness.add(certificate_probe(lambda: own.renewal.identity.outside(now())))
     services = parts.services()
@@ -167,8 +164,9 @@ def _breakwater(
         ),
         tasks=(
             own.renewal.run,
+            own.publish_issuer,
+            EventSeeding(parts.stores.events).run,
             parts.crl_publisher.run,
-            parts.feed.run,
             doorbell.run,
             parts.ocsp_responder.run,
             every(FLUSH_SECONDS, "refusals", refusal_audit.flush),

@@ -279,7 +279,7 @@ async def load_authorities(
         SignerError: there is no root, or no root signed a CA certificate.
         StorageError: the database cannot be used.
     """
-    await store.make_counters()
+    await store.make_counter()
     if adopt_from is not None and not await store.rows():
         rows = _adopted(adopt_from, now())
         with fault_point("breakwater.authority.adopt"):

@@ -1,8 +1,10 @@
 """Use case and background task: renew Breakwater's own certificate in its own process, and follow changes of the CAs.
 
-Other services renew over EST. The revocation feed reports a change of the CA to them.
+Other services renew over EST. An event tells them that Breakwater's certificate is of another CA.
 """
 
+import asyncio
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -11,13 +13,21 @@ from typing import Protocol
 from cryptography import x509
 
 from cloud.breakwater.authorities import Authorities
-from cloud.breakwater.revocation.feed import RevocationFeed
+from cloud.breakwater.store.events import EventStore
 from cloud.mtls.anchors import client_anchors
 from cloud.mtls.identity import Identity
 from cloud.mtls.peer import PeerRefused, key_id_of, require_issuer
 from cloud.mtls.renewal import IdentityRenewal, Rekey
 from cloud.mtls.server import ServerTls
+from cloud.storage import StorageError
+from cloud.tasks.stopping import Stopping
+from protocol.faults import fault_point
 from protocol.messages.sessions import Certificate
+
+log = logging.getLogger("cascade.breakwater.identity")
+
+RETRY_SECONDS = 1.0
+"""Pause after a failure of the database."""
 
 
 class IssuesServices(Protocol):
@@ -56,11 +66,12 @@ class OwnIdentity:
         *,
         issuing: IssuesServices,
         authorities: Authorities,
-        feed: RevocationFeed,
+        event_store: EventStore,
         now: Callable[[], datetime],
     ) -> None:
         self._authorities = authorities
-        self._feed = feed
+        self._event_store = event_store
+        self._changed = asyncio.Event()
         self.tls = ServerTls(identity.chain_pem, identity.key, client_anchors(authorities.peer_trust()))
         self.renewal = IdentityRenewal(
             identity,
@@ -88,14 +99,33 @@ class OwnIdentity:
         self._report_issuer()
 
     def _report_issuer(self) -> None:
-        """Report the CA of the certificate to the feed; an empty key id if that CA is not trusted.
+        """Have the CA of the certificate published, if it is another one."""
+        self._changed.set()
 
-        The feed reports a new CA only after Breakwater has a certificate from it. So a service that reconnects after
-        the report gets the new certificate.
+    async def publish_issuer(self, stopping: Stopping) -> None:
+        """Background task: publish the CA of the certificate, at the start and after each change.
+
+        The event comes after the certificate is in use. So a service that reconnects after the event gets the new
+        certificate.
         """
+        pause: float | None = None
+        while not await stopping.first(self._changed, pause):
+            self._changed.clear()
+            try:
+                await self._publish()
+                pause = None
+            except StorageError as error:
+                log.error("cannot publish the CA of the own certificate", extra={"error": str(error)})
+                pause = RETRY_SECONDS
+
+    async def _publish(self) -> None:
         try:
             issuer = require_issuer(self.renewal.identity.leaf, self._authorities.peer_trust().service_issuers)
         except PeerRefused:
-            self._feed.report_issuer("")
-        else:
-            self._feed.report_issuer(key_id_of(issuer))
+            return  # the CA is not trusted any more: the renewal follows
+        key_id = key_id_of(issuer)
+        for row in self._authorities.rows():
+            known = self._authorities.find(row.id)
+            if known is not None and row.ca == "services" and known.key_id.hex() == key_id:
+                with fault_point("breakwater.identity.publish"):
+                    await self._event_store.identity(row.id, key_id)

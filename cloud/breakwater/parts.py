@@ -23,9 +23,8 @@ from cloud.breakwater.keys.pkcs11 import TokenSettings
 from cloud.breakwater.keys.signer import Keys, Signer, open_keys
 from cloud.breakwater.metrics import IssuerMetrics
 from cloud.breakwater.readiness import issuer_readiness
-from cloud.breakwater.revocation.crl_publisher import CrlPublisher
+from cloud.breakwater.revocation.crl_publisher import CrlPublisher, poll_seconds_of
 from cloud.breakwater.revocation.crl_shards import Places
-from cloud.breakwater.revocation.feed import RevocationFeed, poll_seconds_of
 from cloud.breakwater.revocation.notifier import RevocationNotifier
 from cloud.breakwater.revocation.ocsp_responder import OcspResponder
 from cloud.breakwater.revocation.public_crls import PublicCrls
@@ -98,7 +97,6 @@ class Parts:
     root_crl_watch: RootCrlWatch
     public_crls: PublicCrls
     ocsp_responder: OcspResponder
-    feed: RevocationFeed
     revoked: RevocationNotifier
     readiness: Readiness
 
@@ -111,7 +109,6 @@ class Parts:
 SERVICES = (
     "authorities",
     "est",
-    "feed",
     "generations",
     "issuing",
     "ocsp_responder",
@@ -140,9 +137,9 @@ async def open_parts(
     keys = open_keys(sources.directory / "keys", sources.passphrase, sources.token, sources.base)
     try:
         signer = signer or Signer()
-        stores = stores_over(engine)
-        entries = AuditEntries(AuditRow, now, entropy)
         events = make_event_parts(engine, "breakwater", now, entropy, sources.events)
+        stores = stores_over(engine, events.outbox)
+        entries = AuditEntries(AuditRow, now, entropy)
         authorities = await load_authorities(
             stores.authorities, keys, signer, sources.trust_domain, now, entries, adopt_from=sources.directory
         )
@@ -154,8 +151,7 @@ async def open_parts(
         )
         root_crls = RootCrls(stores.root_crls, authorities, entries, now)
         root_crl_watch = RootCrlWatch(root_crls, now)
-        feed = RevocationFeed(stores.revocation_status, now, poll_seconds_of(engine))
-        revoked = RevocationNotifier(metrics, crl_publisher, feed)
+        revoked = RevocationNotifier(metrics, crl_publisher)
         ocsp_responder = OcspResponder(stores.revocation_status, authorities, issuing, now)
         authorities.on_change(lambda _: ocsp_responder.wake())
         readiness = issuer_readiness(stores, issuing, authorities, ocsp_responder, now)
@@ -180,7 +176,6 @@ async def open_parts(
             root_crl_watch=root_crl_watch,
             public_crls=PublicCrls(crl_publisher, root_crls),
             ocsp_responder=ocsp_responder,
-            feed=feed,
             revoked=revoked,
             readiness=readiness,
         )

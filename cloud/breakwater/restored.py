@@ -1,9 +1,8 @@
-"""Use case: Breakwater's part of a restore. It moves numbers ahead, and ends one-time secrets.
+"""Use case: Breakwater's part of a restore. It begins an epoch, and ends one-time secrets.
 
 Serials are random. The number of a CRL is at least the time in milliseconds, so it is higher than every number of the
-time before the restore. Numbers of the revocation feed are counted, so the counter moves ahead by `FEED_GAP`: a service
-that has read the feed after the backup misses no later revocation. A one-time secret that was used after the backup
-could be used again, so every secret ends. Events get another epoch.
+time before the restore. Events get another epoch, so every service reads them again and misses no later revocation. A
+one-time secret that was used after the backup could be used again, so every secret ends.
 """
 
 import os
@@ -15,14 +14,11 @@ from cloud.breakwater.store.restored import RestoredStore
 from cloud.events.epoch import raise_epoch
 from cloud.storage import ServiceEngine
 
-FEED_GAP = 1_000_000
-"""Numbers of the feed that a restore skips: more service certificates than are revoked between two backups."""
-
 
 async def mark_restored(engine: ServiceEngine, now: datetime, made_at: datetime, parts: str) -> None:
     """Mark the database as restored. `made_at` and `parts` describe the backup. Raises StorageError."""
     entries = AuditEntries(AuditRow, lambda: now, os.urandom)
     entry = entries.make(SYSTEM, "installation.restore", detail=f"backup of {made_at.isoformat()}, parts: {parts}")
     async with engine.transaction():
-        await RestoredStore(engine).mark(now, FEED_GAP, entry)
+        await RestoredStore(engine).mark(now, entry)
         await raise_epoch(engine, now)

@@ -46,7 +46,8 @@ class CrossCertificate(Table, db=UNBOUND, tablename="cross_certificate"):
 class Counter(Table, db=UNBOUND, tablename="counter"):
     """A counter that only grows and is changed under its row's lock.
 
-    `authorities` counts changes of authorities. `revocation` is the highest number in the revocation feed.
+    `authorities` counts changes of authorities. `identity` is the number of the services CA whose certificate Breakwater
+    has published as its own. `events_seeded` is 1 when all objects from before the events have one.
     """
 
     name = Varchar(length=32, primary_key=True)
@@ -82,8 +83,7 @@ class IssuedCertificate(Table, db=UNBOUND, tablename="certificate"):
     `state` is first recorded and then issued or orphaned. From each of these it can become revoked. An orphan counts as
     revoked and never gets its certificate. `request_key` is the caller and the request id. An orphan loses its
     `request_key`, so that a repeat makes a new record. `authority` signs the certificate. `shard` is its CRL shard; it
-    is empty for sessions and responders, which are in no CRL. `reason` is the CRLReason of RFC 5280. `feed` is the
-    number of a revoked service certificate in the revocation feed, or 0.
+    is empty for sessions and responders, which are in no CRL. `reason` is the CRLReason of RFC 5280.
     """
 
     serial = Varchar(length=40, primary_key=True)
@@ -105,7 +105,6 @@ class IssuedCertificate(Table, db=UNBOUND, tablename="certificate"):
     authority = Varchar(length=AUTHORITY)
     shard = Varchar(length=48, index=True)
     reason = Integer()
-    feed = BigInt(index=True)
     profile_version = Integer(default=1)
 
 

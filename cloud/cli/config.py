@@ -1,6 +1,7 @@
 """Command group: `cascade config`, which checks the settings of the services without starting them."""
 
 import asyncio
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -24,6 +25,7 @@ from cloud.clock import utc_now
 from cloud.crypto.issued import is_issued_by, issuer_among
 from cloud.crypto.keyfile import read_passphrase
 from cloud.crypto.validity import outside
+from cloud.events.outbox import Outbox
 from cloud.fabric.licensing.signing import read_signer
 from cloud.fabric.settings import FabricSettings
 from cloud.fabric.store import stores_over as fabric_stores
@@ -173,7 +175,8 @@ async def _breakwater(settings: BreakwaterSettings, findings: Findings, *, reada
     rows: list[AuthorityRow] = []
 
     async def read(engine: ServiceEngine) -> None:
-        rows.extend(await breakwater_stores(engine).authorities.rows())
+        outbox = Outbox(engine, "breakwater", utc_now, entropy=os.urandom)  # nothing is added to it
+        rows.extend(await breakwater_stores(engine, outbox).authorities.rows())
 
     await _database("breakwater", settings, findings, read)
     certificates: dict[str, x509.Certificate] = {}

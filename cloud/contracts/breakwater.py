@@ -28,7 +28,6 @@ PATH_SUPERSEDE_KEYS = "/v1/generations/supersede-keys"
 PATH_GENERATIONS = "/v1/generations"
 PATH_DEVICE = "/v1/certificates/device"
 PATH_SESSION = "/v1/certificates/session"
-PATH_REVOCATIONS = "/v1/revocations"
 
 SESSIONS_PER_NODE = Rate(120, 30.0)
 """Session certificates of one node: 120 in a row, for a machine that restarts its agent again and again, and then one in
@@ -56,7 +55,7 @@ REASON_NUMBERS: dict[RevocationReason, int] = {
 """Name -> CRLReason. A key whose certificates were revoked is certified again only if the reason was superseded.
 
 This is the only spelling of a reason in texts: options, bodies, files, audit, metrics and pages. Where a format has the
-number of the RFC (CRLs, OCSP, the feed, the database), this table has the number.
+number of the RFC (CRLs, OCSP, the database), this table has the number.
 """
 REASON_NAMES: dict[int, RevocationReason] = {number: name for name, number in REASON_NUMBERS.items()}
 """CRLReason -> name."""
@@ -128,31 +127,6 @@ class IssueNodeCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     """Certificate request (PKCS#10) in DER."""
     not_after: datetime
     """Device certificate: its end. Session certificate: the end of the node's device certificate, as its bound."""
-
-
-class RevokedSerial(msgspec.Struct, frozen=True):
-    """A revoked certificate of a service."""
-
-    feed: int
-    """Position in the feed."""
-    serial: str
-    """Serial number of the certificate, in lower-case hex."""
-    not_after: datetime
-    """End of the certificate."""
-    reason: int = 0
-    """CRLReason (RFC 5280 section 5.3.1)."""
-
-
-class Revocations(msgspec.Struct, frozen=True):
-    """Certificates of services that were revoked after a position of the feed."""
-
-    cursor: int
-    """Position for the next request."""
-    entries: tuple[RevokedSerial, ...]
-    """Revoked certificates that have not expired, the oldest first."""
-    issuer: str = ""
-    """Key id of the CA that issued Breakwater's own certificate. A service with a certificate of another CA renews it.
-    Empty while Breakwater does not trust that CA."""
 
 
 class SupersedeKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,6 +18,8 @@ from cloud.tasks.current_request import current_traceparent
 from cloud.tasks.periodic import every
 from cloud.tasks.stopping import BackgroundTask
 
+HINT_EVENTS = "events"
+"""Topic of the hint of a process that has committed events and does not number them, for example a command."""
 SERVICES = ("change_feed", "snapshots")
 """The keys of `EventParts.services`, available before a database is open."""
 
@@ -49,6 +51,11 @@ class EventParts:
 
         self.sequencer.on_advance(ring)
 
+        async def missed() -> None:
+            self.sequencer.wake()
+
+        doorbell.on_hint(HINT_EVENTS, lambda _: self.sequencer.wake(), missed)
+
     def tasks(self) -> tuple[BackgroundTask, ...]:
         """Return the background tasks for the process to run."""
         return (
@@ -72,9 +79,16 @@ def make_event_parts(
     change_feed = ChangeFeed(store, service, now)
     sequencer.on_advance(lambda _head, _is_ours: change_feed.wake())
     retention = Retention(store, settings.kept, now)
+
+    def committed() -> None:
+        if sequencer.is_running:
+            sequencer.wake()
+        else:
+            engine.hint(HINT_EVENTS)
+
     return EventParts(
         service=service,
-        outbox=Outbox(engine, service, now, entropy=entropy, committed=sequencer.wake, traceparent=current_traceparent),
+        outbox=Outbox(engine, service, now, entropy=entropy, committed=committed, traceparent=current_traceparent),
         sequencer=sequencer,
         change_feed=change_feed,
         snapshots=Snapshots(store, service, now),

@@ -53,6 +53,8 @@ class Sequencer:
         self._advanced: list[Advanced] = []
         self._looked: list[Looked] = []
         self._failing = False
+        self.is_running = False
+        """Whether `run` was called."""
         self.head = 0
         """The highest position that this process has seen."""
 
@@ -70,7 +72,7 @@ class Sequencer:
 
     async def run(self, stopping: Stopping) -> None:
         """Run until the process stops, and once more then, for the last commits of this process."""
-        is_stopping = False
+        self.is_running, is_stopping = True, False
         while not is_stopping:
             self._woken.clear()
             await self._try()

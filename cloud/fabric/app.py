@@ -11,6 +11,7 @@ from litestar import Litestar
 
 from cloud.clock import utc_now
 from cloud.crypto.keyfile import read_passphrase
+from cloud.events import follower_gauges
 from cloud.events.doorbell import Doorbell
 from cloud.events.nats.parts import make_nats_parts
 from cloud.fabric.connections import Connections
@@ -94,7 +95,7 @@ async def opened(
             directory=settings.path(settings.tls),
             passphrase_file=passphrase_file,
             current_trust=current_trust,
-            revoked=stores.revoked,
+            stores=stores,
             now=now,
             entropy=entropy,
         )
@@ -116,7 +117,7 @@ async def opened(
         )
         async with aclosing(connections):
             parts = make_parts(stores, ports, await read_secrets(stores.installation, entropy))
-            await connections.revoked.load()
+            await connections.load()
             try:
                 await parts.trust.follower.update()
             except TargetsError as error:
@@ -140,11 +141,12 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
         trouble_probe(
             "breakwater",
             "breakwater_unreachable",
-            lambda: connections.revoked.trouble,
+            lambda: connections.follower.trouble,
             "Check that Breakwater runs and can be reached at `breakwater_url`. No certificate is issued meanwhile.",
         ),
     )
     services, metrics = parts.services(), Metrics("fabric")
+    follower_gauges.attach(metrics, [connections.follower])
     metrics.count_refusals(admission)
     parts.events.gauges.attach(metrics)
     api, repository = make_api(guard, services, metrics), make_repository(guard, services)
@@ -155,6 +157,7 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
     doorbell, room = Doorbell(parts.stores.engine, now, *nats.rings), parts.shared.wake_room
     room.listen(doorbell)
     parts.events.connect(doorbell)
+    doorbell.bell("breakwater", connections.follower.wake)
 
     async def end_polls(stopping: Stopping) -> None:
         """End every long poll as soon as the process begins to stop."""
@@ -172,7 +175,8 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
             end_polls,
             doorbell.run,
             parts.trust.follower.run,
-            connections.follow_revocations,
+            connections.follower.run,
+            connections.prune_revoked,
             connections.learn_breakwater_certificate,
             connections.identity.run,
             *parts.events.tasks(),

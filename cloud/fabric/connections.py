@@ -1,6 +1,6 @@
 """Adapter: Fabric's TLS. Its own certificate, the server context, and the client that calls Breakwater.
 
-Server and client check their peers against the current trust. Breakwater's feed reports the revoked certificates of
+Server and client check their peers against the current trust. Breakwater's events report the revoked certificates of
 services, and the CA of Breakwater's own certificate. Fabric renews its own certificate before it expires, and when its
 CA differs from the CA of Breakwater's certificate.
 """
@@ -11,9 +11,11 @@ from pathlib import Path
 
 from cryptography import x509
 
+from cloud.events.follower import Follower
 from cloud.fabric.entropy import Entropy
+from cloud.fabric.issuer_events import IssuerEvents
 from cloud.fabric.service.ports import Now
-from cloud.fabric.store.revoked import RevokedStore
+from cloud.fabric.store import Stores
 from cloud.fabric.tuf.current_trust import CurrentTrust
 from cloud.mtls.anchors import client_anchors
 from cloud.mtls.client import CallError, CheckedContext, CloudClient, ServerCheck, client_context, expected_service
@@ -21,13 +23,16 @@ from cloud.mtls.est_client import EstClient
 from cloud.mtls.identity import Identity, load_identity
 from cloud.mtls.peer import key_id_of
 from cloud.mtls.renewal import IdentityRenewal
-from cloud.mtls.revoked import RevokedSet
+from cloud.mtls.revoked import PRUNE_SECONDS, RevokedSet
 from cloud.mtls.server import ServerTls
+from cloud.storage import StorageError
 from cloud.tasks.stopping import Stopping
 from protocol.messages.est import PATH_CACERTS
 
 log = logging.getLogger("cascade.fabric.connections")
 
+PRUNE_RETRY_SECONDS = 1.0
+"""Pause before another look whether Breakwater answers."""
 PROBE_RETRY_SECONDS = 1.0
 """Pause after a connection to Breakwater that failed."""
 
@@ -43,7 +48,7 @@ class Connections:
         directory: Path,
         passphrase_file: Path,
         current_trust: CurrentTrust,
-        revoked: RevokedStore,
+        stores: Stores,
         now: Now,
         entropy: Entropy,
     ) -> None:
@@ -51,15 +56,8 @@ class Connections:
         self._current_trust = current_trust
         self._now = now
         self._issuer = ""
-        """The key id of the CA that issued Breakwater's own certificate; empty before the feed's first report."""
-        self.revoked = RevokedSet(
-            load=revoked.read_all,
-            save=revoked.add,
-            forget=revoked.forget,
-            now=now,
-            entropy=entropy,
-            issuing=self._issuer_changed,
-        )
+        """The key id of the CA that issued Breakwater's own certificate; empty before Breakwater's first report."""
+        self.revoked = RevokedSet(load=stores.revoked.read_all, forget=stores.revoked.forget, now=now)
         self.client = CloudClient(breakwater_url, self._context(identity))
         self.tls = ServerTls(identity.chain_pem, identity.key, client_anchors(current_trust.trust))
         self.identity = IdentityRenewal(
@@ -70,6 +68,10 @@ class Connections:
             now=now,
             server_tls=(self.tls,),
             on_renewed=(self._renewed,),
+        )
+        self.issuer_events = IssuerEvents(self.revoked, stores.revoked, stores.installation, self._issuer_changed)
+        self.follower = Follower(
+            stores.engine, "breakwater", lambda: self.client, self.issuer_events, now=now, entropy=entropy
         )
         self.identity.load_again_with(lambda: load_identity(directory, passphrase_file))
 
@@ -93,8 +95,9 @@ class Connections:
         self._renew_if_replaced()
 
     def _issuer_changed(self, key_id: str) -> None:
-        self._issuer = key_id
-        self._renew_if_replaced()
+        if key_id != self._issuer:
+            self._issuer = key_id
+            self._renew_if_replaced()
 
     def _renew_if_replaced(self) -> None:
         """Renew our certificate if Breakwater's comes from another CA, as soon as the bundle contains that CA."""
@@ -125,9 +128,27 @@ class Connections:
                 if await stopping.sleep(PROBE_RETRY_SECONDS):
                     return
 
-    async def follow_revocations(self, stopping: Stopping) -> None:
-        """Background task: read Breakwater's feed of revoked certificates of services."""
-        await self.revoked.follow(lambda: self.client, stopping)
+    async def load(self) -> None:
+        """Read what Breakwater's earlier events have stored. Call it before Fabric listens. Raises StorageError."""
+        await self.follower.load()
+        await self.issuer_events.load()
+
+    async def prune_revoked(self, stopping: Stopping) -> None:
+        """Background task: forget revoked certificates that expired long ago, at the start and then every hour.
+
+        It waits while Breakwater does not answer: then nothing says that this clock is right.
+        """
+        pause = PRUNE_RETRY_SECONDS
+        while not await stopping.sleep(pause):
+            pause = PRUNE_RETRY_SECONDS
+            if not self.follower.is_answered:
+                continue
+            try:
+                await self.revoked.prune()
+            except StorageError as error:
+                log.warning("cannot forget expired revocations", extra={"reason": str(error)})
+            else:
+                pause = PRUNE_SECONDS
 
     async def aclose(self) -> None:
         """Close the client's connections."""

@@ -353,10 +353,9 @@ class AirgapExchange(Table, db=UNBOUND, tablename="airgap_exchange"):
 
 
 class RevokedService(Table, db=UNBOUND, tablename="revoked_service"):
-    """A service's certificate that Breakwater's feed reported as revoked. The row is deleted once it has expired."""
+    """A service's certificate that Breakwater has reported as revoked. The row is deleted some time after its end."""
 
     serial = Varchar(length=40, primary_key=True)
-    feed = BigInt()
     not_after = Timestamptz(default=None)
 
 

@@ -22,6 +22,7 @@ from piccolo.table import Table, create_table_class
 
 from cloud.storage.dialect import Dialect
 from cloud.storage.engine import ServiceEngine
+from cloud.storage.statement import Statement
 
 Step: TypeAlias = Callable[[ServiceEngine], Awaitable[None]]
 
@@ -50,6 +51,27 @@ def add_column(table: str, /, **columns: Column) -> Step:
             await _run(engine, [f'ALTER TABLE "{table}" {AddColumn(column, name).ddl}'])
             if column._meta.index:
                 await _run(engine, CreateIndex(picture, [column]).ddl)
+
+    return step
+
+
+def drop_column(table: str, column: str) -> Step:
+    """Remove a column, and the index that it has of its own, with the values of all rows."""
+
+    async def step(engine: ServiceEngine) -> None:
+        await _run(
+            engine, [f'DROP INDEX IF EXISTS "{table}_{column}"', f'ALTER TABLE "{table}" DROP COLUMN "{column}"']
+        )
+
+    return step
+
+
+def delete_rows(table: str, column: str, value: str) -> Step:
+    """Delete the rows whose column has this text."""
+    statement = Statement(f'DELETE FROM "{table}" WHERE "{column}" = {{value}}')  # noqa: S608  (names in the code)
+
+    async def step(engine: ServiceEngine) -> None:
+        await engine.fetch(statement, value=value)
 
     return step
 

@@ -387,7 +387,6 @@ def woken(world: World) -> bool:
     "fabric GET /v1/node/events",
     "fabric POST /v1/node/statement",
     "fabric GET /v1/tenants",
-    "breakwater GET /v1/revocations",
     "fabric GET /v1/changes",
     "breakwater POST /v1/generations/open",
 ])  # fmt: skip

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from cloud.contracts.breakwater import PATH_REVOCATIONS
+from cloud.contracts.events import PATH_CHANGES
 from lab.cloud import Cloud
 from lab.processes import WAIT_SECONDS, Process, accepts, free_ports, wait_until
 from lab.stranger import Stranger
@@ -27,7 +27,7 @@ from tests.system.support.harness import forked, new_cloud
 from tests.system.support.paper_node import SESSIONS, PaperNode, paper_tenant, secret_of
 from tests.system.support.wire import PORTS, Identity, Wire, new_key, once, renew_device, root_pem, service_identity
 
-FEED = f"{PATH_REVOCATIONS}?cursor=0&wait=0"
+FEED = PATH_CHANGES
 
 
 class Pair:
@@ -252,7 +252,7 @@ def test_a_client_sends_no_more_bytes_to_a_server_with_a_revoked_certificate(pai
     thief = Thief(cloud, address, elsewhere)
     pair.serve("breakwater", "fabric")
     node = PaperNode(cloud, "between two").join(secret_of(cloud.code(paper_tenant(cloud, tmp_path))))
-    wait_until("Fabric's poll of the feed", lambda: PATH_REVOCATIONS.encode() in thief.since(0))
+    wait_until("Fabric's poll of the feed", lambda: PATH_CHANGES.encode() in thief.since(0))
     asked = len(thief.heard)
     node.session()
     assert len(thief.heard) > asked, "the thief receives Fabric's requests"

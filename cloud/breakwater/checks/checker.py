@@ -230,8 +230,8 @@ class Checker:
             self._certificate(record, record.certificate)
         if record.state in ("revoked", "orphaned") and record.revoked_at is None:
             self._find("revocation.undated", record.serial, "the record has no time of revocation")
-        if record.service and record.profile == "service" and record.state == "revoked" and not record.feed:
-            self._find("revocation.not_in_feed", record.serial, "revoked, but not in the revocation feed")
+        if record.service and record.profile == "service" and record.state == "revoked" and not record.has_event:
+            self._find("revocation.no_event", record.serial, "revoked, but there is no event of it")
 
     def _certificate(self, record: CheckedRecord, der: bytes) -> None:
         issuer = self._issuers.get(record.authority)

@@ -1,1 +1,1 @@
-"""Use cases and background tasks of revocation: CRL shards, CRL publisher, OCSP responder, revocation feed."""
+"""Use cases and background tasks of revocation: CRL shards, CRL publisher, OCSP responder."""

@@ -20,10 +20,9 @@ from cloud.breakwater.pkix.crl import ENTRIES_MAX, UNSPECIFIED, Entry, make_crl,
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.revocation.crl_shards import crl_path
-from cloud.breakwater.revocation.feed import POLL_SECONDS
 from cloud.breakwater.settings import CrlSettings
 from cloud.breakwater.store.shards import Draw, PublishedCrl, Shard, ShardStore
-from cloud.storage import StorageError
+from cloud.storage import ServiceEngine, StorageError
 from cloud.tasks.back_off import BackOff
 from cloud.tasks.stopping import Stopping
 from protocol.faults import fault_point
@@ -39,8 +38,17 @@ RETRY_SECONDS_MAX = 30.0
 """The background task's pauses double up to this, so that it does not flood a token that is down."""
 AT_ONCE_MAX = 4
 """Publications at the same time. One with 5,000 entries takes 0.1 s of a core."""
+POLL_SECONDS = 0.25
+"""Interval of the queries on SQLite, where the command line cannot send hints."""
+HINTED_POLL_SECONDS = 1.0
+"""Interval of the queries on PostgreSQL, for lost hints."""
 DUE_MAX = 500
 """Shards in one run of the background task. If a run has this many, the next run follows at once."""
+
+
+def poll_seconds_of(engine: ServiceEngine) -> float:
+    """Return the interval in which the background task looks for revocations by other processes."""
+    return HINTED_POLL_SECONDS if engine.sends_hints else POLL_SECONDS
 
 
 class Issuers(Protocol):

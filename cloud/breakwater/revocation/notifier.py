@@ -1,12 +1,11 @@
-"""Hook: run after a revocation. It counts the event and wakes the CRL publisher and the feed.
+"""Hook: run after a revocation. It counts the event and wakes the CRL publisher.
 
-A revocation by another process arrives as a hint (`cloud.events.doorbell`). If the hint is lost, the
-publisher and the feed find the revocation when they next look at the database.
+A revocation by another process arrives as a hint (`cloud.events.doorbell`). If the hint is lost, the publisher finds the
+revocation when it next looks at the database. Other services learn it from an event.
 """
 
 from cloud.breakwater.metrics import IssuerMetrics
 from cloud.breakwater.revocation.crl_publisher import CrlPublisher
-from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.breakwater.store.revocation_writes import HINT_REVOKED
 from cloud.contracts.breakwater import RevocationReason
 from cloud.events.doorbell import Doorbell
@@ -18,23 +17,18 @@ class RevocationNotifier:
     `kind` says what was revoked: `generation`, `key` or `service`.
     """
 
-    def __init__(self, metrics: IssuerMetrics, crl_publisher: CrlPublisher, feed: RevocationFeed) -> None:
+    def __init__(self, metrics: IssuerMetrics, crl_publisher: CrlPublisher) -> None:
         self._metrics = metrics
         self._crl_publisher = crl_publisher
-        self._feed = feed
 
     def __call__(self, kind: str, reason: RevocationReason) -> None:
         self._metrics.revoked.add(kind, reason)
-        self._wake()
+        self._crl_publisher.wake()
 
     def listen(self, doorbell: Doorbell) -> None:
         """Take the hints of other processes about revocations."""
 
         async def missed() -> None:
-            self._wake()
+            self._crl_publisher.wake()
 
-        doorbell.on_hint(HINT_REVOKED, lambda _: self._wake(), missed)
-
-    def _wake(self) -> None:
-        self._crl_publisher.wake()
-        self._feed.wake()
+        doorbell.on_hint(HINT_REVOKED, lambda _: self._crl_publisher.wake(), missed)

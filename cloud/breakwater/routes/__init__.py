@@ -3,7 +3,7 @@
 from litestar import Router
 
 from cloud.breakwater.errors import IssuerError
-from cloud.breakwater.routes import certificates, est, generations, health, public, revocations
+from cloud.breakwater.routes import certificates, est, generations, health, public
 from cloud.breakwater.routes.problems import refuse
 from cloud.events import routes as events
 
@@ -14,7 +14,6 @@ def routes() -> list[Router]:
         *generations.HANDLERS,
         *certificates.HANDLERS,
         *est.HANDLERS,
-        *revocations.HANDLERS,
         *events.HANDLERS,
         *health.HANDLERS,
     ]

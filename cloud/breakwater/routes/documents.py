@@ -19,15 +19,14 @@ EXAMPLES = {
 API = Api(
     name="breakwater",
     title="Cascade Breakwater",
-    text="Certificates of nodes and services: issuance, renewal by EST, closing of generations, and the revocation "
-    "feed.\n\nThe listener speaks HTTP/1.1 over TLS. A refusal is a problem document (RFC 9457); clients decide by its "
+    text="Certificates of nodes and services: issuance, renewal by EST, closing of generations, and events for "
+    "other services.\n\nThe listener speaks HTTP/1.1 over TLS. A refusal is a problem document (RFC 9457); clients decide by its "
     "`code`. The head of a request has at most 16 kB and its body at most 64 kB; a larger one is answered `too_large`. "
     "A method that a path does not have is answered `method_not_allowed`.",
     tags=(
         Tag("generations", "Fabric opens and closes generations of nodes.", ("/v1/generations",)),
         Tag("certificates", "Fabric orders certificates for nodes.", ("/v1/certificates",)),
         Tag("est", "Enrolment over Secure Transport (RFC 7030).", ("/.well-known/est",)),
-        Tag("revocations", "Services learn which certificates of services are revoked.", ("/v1/revocations",)),
         EVENTS,
         Tag("service", "State of the service.", ("/healthz", "/readyz")),
     ),

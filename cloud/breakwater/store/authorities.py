@@ -14,7 +14,9 @@ import msgspec
 from cloud.breakwater.errors import Conflict
 from cloud.breakwater.pkix.profiles import CaName
 from cloud.breakwater.store.audit import AuditRow, AuditStore
+from cloud.breakwater.store.events import AUTHORITIES, EventStore
 from cloud.breakwater.tables import Authority, Counter, CrossCertificate
+from cloud.contracts.breakwater_events import AuthorityPast
 from cloud.storage import Mapper, ServiceEngine, compiled, insert_into, param, params
 
 AuthorityState = Literal["prepared", "active", "old", "tainted", "revoked"]
@@ -28,9 +30,6 @@ ALLOWED: dict[AuthorityState, tuple[AuthorityState, ...]] = {
 }
 """The changes of state that an operator may make. The active authority only becomes old when another is activated,
 so that one authority can always issue."""
-
-AUTHORITIES = "authorities"
-"""The key of all authorities. Their changes are rare; a record of a certificate reads under it, shared."""
 
 
 class AuthorityRow(msgspec.Struct, frozen=True):
@@ -54,6 +53,13 @@ class CrossRow(msgspec.Struct, frozen=True):
     certificate: bytes
 
 
+_PASTS: dict[AuthorityState, AuthorityPast] = {
+    "active": "activated",
+    "tainted": "tainted",
+    "revoked": "revoked",
+}
+"""What an event says of an authority that an operator has moved to a state of `ALLOWED`."""
+
 _AUTHORITY = Mapper(AuthorityRow, Authority)
 _CROSS = Mapper(CrossRow, CrossCertificate)
 
@@ -67,9 +73,9 @@ _ADD_CROSS = compiled(
     .returning(CrossCertificate.id)
 )
 _RETIRE_ACTIVE = compiled(
-    Authority.update({Authority.state: "old", **params(Authority.changed_at, Authority.reason)}).where(
-        Authority.ca == param("ca"), Authority.state == "active"
-    )
+    Authority.update({Authority.state: "old", **params(Authority.changed_at, Authority.reason)})
+    .where(Authority.ca == param("ca"), Authority.state == "active")
+    .returning(Authority.id)
 )
 _SET_STATE = compiled(
     Authority.update(params(Authority.state, Authority.changed_at, Authority.reason)).where(Authority.id == param("id"))
@@ -85,15 +91,14 @@ _PROVE = compiled(
 class AuthorityStore:
     """The queries of authorities."""
 
-    def __init__(self, engine: ServiceEngine) -> None:
+    def __init__(self, engine: ServiceEngine, events: EventStore) -> None:
         self._engine = engine
+        self._events = events
         self._audit = AuditStore(engine)
 
-    async def make_counters(self) -> None:
-        """Make the rows of the counters. Existing rows stay unchanged."""
-        async with self._engine.transaction(AUTHORITIES):
-            for name in ("authorities", "revocation"):
-                await self._engine.fetch(_MAKE_COUNTER, name=name)
+    async def make_counter(self) -> None:
+        """Make the row of the counter. An existing row stays unchanged."""
+        await self._engine.fetch(_MAKE_COUNTER, name="authorities")
 
     async def prove_writable(self) -> None:
         """Count the counter `readiness` up. No code reads it. Raises StorageError if the database stores nothing."""
@@ -101,7 +106,7 @@ class AuthorityStore:
             await self._engine.fetch(_MAKE_COUNTER, name="readiness")
 
     async def revision(self) -> int:
-        """Return the counter of changes to authorities; -1 before `make_counters`."""
+        """Return the counter of changes to authorities; -1 before `make_counter`."""
         row = await self._engine.fetch_one(_REVISION)
         return -1 if row is None else int(row["value"])
 
@@ -120,6 +125,7 @@ class AuthorityStore:
                 return False
             for row, entry in zip(rows, entries, strict=True):
                 await self._insert(row)
+                await self._events.authority(row.id, "recorded")
                 await self._audit.add(entry)
             await self._engine.fetch(_MOVE)
         return True
@@ -136,6 +142,7 @@ class AuthorityStore:
                 if known is None or (known.certificate, known.key) != (row.certificate, row.key):
                     raise Conflict(f"the id {row.id} belongs to another certificate or key")
                 return False
+            await self._events.authority(row.id, "prepared")
             await self._changed(entry)
         return True
 
@@ -167,8 +174,12 @@ class AuthorityStore:
                 raise Conflict(f"{authority} is {row.state} and cannot become {state}{hint}")
             if state == "active":
                 replaced = f"replaced by {authority}"
-                await self._engine.fetch(_RETIRE_ACTIVE, ca=row.ca, changed_at=entry.at, reason=replaced)
+                for retired in await self._engine.fetch(
+                    _RETIRE_ACTIVE, ca=row.ca, changed_at=entry.at, reason=replaced
+                ):
+                    await self._events.authority(retired["id"], "replaced")
             await self._engine.fetch(_SET_STATE, id=authority, state=state, changed_at=entry.at, reason=reason)
+            await self._events.authority(authority, _PASTS[state])
             await self._changed(entry)
         return True
 

@@ -9,6 +9,8 @@ from piccolo.query.functions import Case, Coalesce, Count, Sum, When
 from cloud.breakwater.store.generations import GENERATION_NOT_CLOSED
 from cloud.breakwater.tables import Closing, Crl, CrlShard, Generation
 from cloud.breakwater.tables import IssuedCertificate as Certificate
+from cloud.contracts.breakwater_events import SERVICE_CERTIFICATE
+from cloud.events.tables import EventObject
 from cloud.storage import Mapper, ServiceEngine, compiled, literal, param, sql, value_of
 
 VIEW_TRIES = 20
@@ -18,7 +20,7 @@ class CheckedRecord(msgspec.Struct, frozen=True):
     """A row of `certificate`, and whether its generation is closed.
 
     `closed_up_to` is the highest closed generation of the node, 0 if there is none. `closed_alone` is 1 if this
-    generation was closed individually.
+    generation was closed individually. `has_event` is 1 if the certificate was reported to the other services as revoked.
     """
 
     serial: str
@@ -39,10 +41,10 @@ class CheckedRecord(msgspec.Struct, frozen=True):
     authority: str
     shard: str
     reason: int
-    feed: int
     profile_version: int
     closed_up_to: int
     closed_alone: int
+    has_event: int
 
 
 class CheckedShard(msgspec.Struct, frozen=True):
@@ -106,6 +108,12 @@ _RECORD = Mapper(
             Generation.node == Certificate.node,
             Generation.generation == Certificate.generation,
             Generation.closed_at.is_not_null(),
+        )
+    ),
+    # Piccolo cannot join two texts.
+    has_event=value_of(
+        EventObject.select(Count()).where(
+            EventObject.subject == sql("{} || {}", literal(f"{SERVICE_CERTIFICATE.noun}/"), Certificate.serial)
         )
     ),
 )

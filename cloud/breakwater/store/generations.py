@@ -10,6 +10,7 @@ from piccolo.query.functions import Count, Max
 
 from cloud.breakwater.errors import Conflict
 from cloud.breakwater.store.audit import AuditRow, AuditStore
+from cloud.breakwater.store.events import EventStore
 from cloud.breakwater.store.revocation_writes import ANNOUNCED, REVOKED, announce
 from cloud.breakwater.tables import Closing, Generation
 from cloud.breakwater.tables import IssuedCertificate as Certificate
@@ -133,8 +134,9 @@ def _generation(entry: AuditRow) -> dict[str, Any]:
 class GenerationStore:
     """The queries of generations."""
 
-    def __init__(self, engine: ServiceEngine) -> None:
+    def __init__(self, engine: ServiceEngine, events: EventStore) -> None:
         self._engine = engine
+        self._events = events
         self._audit = AuditStore(engine)
 
     async def is_open(self, tenant: str, node: str, generation: int) -> bool:
@@ -168,6 +170,7 @@ class GenerationStore:
             if await self._engine.fetch(
                 _CLOSE, node=entry.node, tenant=entry.tenant, closed_up_to=entry.generation, closed_at=entry.at
             ):
+                await self._events.generations(entry.node)
                 await self._audit.add(entry)
             return await self._revoke(entry, reason, first=1)
 
@@ -180,6 +183,7 @@ class GenerationStore:
         async with self._engine.transaction(f"node:{entry.node}"):
             await self._require_owner(entry)
             if await self._engine.fetch(_CLOSE_ALONE, **_generation(entry), closed_at=entry.at):
+                await self._events.generations(entry.node)
                 await self._audit.add(entry)
             return await self._revoke(entry, reason, first=entry.generation)
 
@@ -203,14 +207,15 @@ class GenerationStore:
                 at=entry.at,
             )
             if rows:
-                await announce(self._engine, rows)
+                await announce(self._engine, self._events, rows)
                 await self._audit.add(entry)
             return len(rows)
 
     async def _revoke(self, entry: AuditRow, reason: int, first: int) -> int:
         """Revoke certificates of the generations from `first` to the entry's. Return how many devices' are revoked."""
         generations = {"node": entry.node, "first": first, "last": entry.generation}
-        await announce(self._engine, await self._engine.fetch(_REVOKE, **generations, reason=reason, at=entry.at))
+        rows = await self._engine.fetch(_REVOKE, **generations, reason=reason, at=entry.at)
+        await announce(self._engine, self._events, rows)
         row = await self._engine.fetch_one(_COUNT_REVOKED, **generations)
         return 0 if row is None else int(row["revoked"])
 

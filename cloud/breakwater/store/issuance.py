@@ -23,7 +23,7 @@ from cloud.breakwater.errors import (
     StillRunning,
 )
 from cloud.breakwater.pkix.profiles import PROFILE_VERSION, Wanted
-from cloud.breakwater.store.authorities import AUTHORITIES
+from cloud.breakwater.store.events import AUTHORITIES, EventStore
 from cloud.breakwater.store.generations import (
     DEVICE_OF_GENERATION,
     GENERATION_NOT_CLOSED,
@@ -168,7 +168,6 @@ def _record(condition: Combinable) -> Statement:
         Certificate.certificate: None,
         Certificate.revoked_at: None,
         Certificate.reason: 0,
-        Certificate.feed: 0,
     }
     insert = insert_if(Certificate, condition, constants)
     # Piccolo adds ON CONFLICT and RETURNING only to its own INSERT, which cannot have a condition.
@@ -249,9 +248,10 @@ def serial_text(serial: int) -> str:
 class IssuanceStore:
     """The queries of issuances."""
 
-    def __init__(self, engine: ServiceEngine) -> None:
+    def __init__(self, engine: ServiceEngine, events: EventStore) -> None:
         self._engine = engine
-        self._generations = GenerationStore(engine)
+        self._events = events
+        self._generations = GenerationStore(engine, events)
 
     @property
     def shared(self) -> bool:
@@ -365,7 +365,9 @@ class IssuanceStore:
         if earlier.state == "issued":
             await self._engine.fetch(_RELEASE, serial=earlier.serial)
         else:
-            await announce(self._engine, await self._engine.fetch(_ORPHAN, serial=earlier.serial, now=now))
+            await announce(
+                self._engine, self._events, await self._engine.fetch(_ORPHAN, serial=earlier.serial, now=now)
+            )
 
     async def store_certificate(self, order: Order, certificate: bytes) -> bool:
         """Store the certificate of a record. Return False if the record was orphaned or its generation closed.
@@ -380,7 +382,7 @@ class IssuanceStore:
         """Make a record of this process an orphan. Return False if its state is not `recorded` any more."""
         async with self._engine.transaction(order.subject):
             rows = await self._engine.fetch(_ORPHAN, serial=serial_text(order.wanted.serial), now=now)
-            await announce(self._engine, rows)
+            await announce(self._engine, self._events, rows)
         return bool(rows)
 
     async def orphan_stale(self, now: datetime, age: timedelta) -> list[str]:
@@ -395,7 +397,7 @@ class IssuanceStore:
         while await self._engine.fetch(_STALE, **bounds):
             async with self._engine.transaction("stale"):
                 rows = await self._engine.fetch(_ORPHAN_STALE, **bounds, now=now)
-                await announce(self._engine, rows)
+                await announce(self._engine, self._events, rows)
             found += [row["serial"] for row in rows]
         return found
 

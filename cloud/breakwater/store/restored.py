@@ -7,7 +7,6 @@ from cloud.breakwater.store.generation_lists import RESTORED
 from cloud.breakwater.tables import Counter, Enrolment
 from cloud.storage import ServiceEngine, compiled, insert_into, param
 
-_SKIP = compiled(Counter.update({Counter.value: param("gap") + Counter.value}).where(Counter.name == "revocation"))
 _MARK = compiled(
     insert_into(Counter, {Counter.name: RESTORED}).on_conflict(
         target=Counter.name, action="DO UPDATE", values=[Counter.value]
@@ -23,10 +22,9 @@ class RestoredStore:
         self._engine = engine
         self._audit = AuditStore(engine)
 
-    async def mark(self, at: datetime, gap: int, entry: AuditRow) -> None:
-        """Skip `gap` numbers of the revocation feed, let all one-time secrets expire, and store the time of the restore."""
+    async def mark(self, at: datetime, entry: AuditRow) -> None:
+        """Let all one-time secrets expire, and store the time of the restore."""
         async with self._engine.transaction():
-            await self._engine.fetch(_SKIP, gap=gap)
             await self._engine.fetch(_END, now=at)
             await self._engine.fetch(_MARK, value=int(at.timestamp() * 1000))
             await self._audit.add(entry)

@@ -1,6 +1,6 @@
-"""Store: writes a revocation: its reason and time, the shard's revision, the number in the feed, the audit row.
+"""Store: writes a revocation: its reason and time, the shard's revision, the event, the audit row.
 
-Rule: All of this happens in the transaction of the decision, so that no CRL and no feed can miss a revocation.
+Rule: All of this happens in the transaction of the decision, so that no CRL and no service can miss a revocation.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ from piccolo.query.functions import Coalesce
 
 from cloud.breakwater.errors import NotAdmitted, ValueRefused
 from cloud.breakwater.store.audit import AuditRow, AuditStore
-from cloud.breakwater.tables import Counter, CrlShard
+from cloud.breakwater.store.events import EventStore
+from cloud.breakwater.tables import CrlShard
 from cloud.breakwater.tables import IssuedCertificate as Certificate
-from cloud.storage import Row, ServiceEngine, compiled, param, params
+from cloud.storage import Row, ServiceEngine, compiled, param
 
 REVOKED: dict[Column | str, Any] = {
     Certificate.state: "revoked",
@@ -22,17 +23,13 @@ REVOKED: dict[Column | str, Any] = {
     Certificate.revoked_at: Coalesce(Certificate.revoked_at, param("at")),
 }
 """The columns that an UPDATE sets to revoke certificates. An orphan keeps the time of its orphaning."""
-ANNOUNCED = (Certificate.serial, Certificate.shard, Certificate.service, Certificate.feed)
+ANNOUNCED = (Certificate.serial, Certificate.shard, Certificate.service)
 """The columns that this UPDATE returns, for `announce`."""
 
 HINT_REVOKED = "revoked"
-"""Topic of the hint to the other processes: read the counter of the feed and the shards now."""
+"""Topic of the hint to the other processes: read the shards now."""
 
 _MOVE_SHARD = compiled(CrlShard.update({CrlShard.revision: CrlShard.revision + 1}).where(CrlShard.id == param("id")))
-_NEXT_FEED = compiled(
-    Counter.update({Counter.value: Counter.value + 1}).where(Counter.name == "revocation").returning(Counter.value)
-)
-_SET_FEED = compiled(Certificate.update(params(Certificate.feed)).where(Certificate.serial == param("serial")))
 
 _ONE = compiled(
     Certificate.select(Certificate.profile, Certificate.state, Certificate.service).where(
@@ -50,17 +47,14 @@ _REVOKE_SERVICE = compiled(
 )
 
 
-async def announce(engine: ServiceEngine, rows: Sequence[Row]) -> None:
-    """Raise the revisions of the shards, and give services' serials a number in the feed. Other processes get a hint.
+async def announce(engine: ServiceEngine, events: EventStore, rows: Sequence[Row]) -> None:
+    """Raise the revisions of the shards, and add events of services' certificates. Other processes get a hint.
 
-    Call this in the transaction that revoked or orphaned the certificates. `rows` have the columns `ANNOUNCED`. A
-    serial that is in the feed keeps its number.
+    Call this in the transaction that revoked or orphaned the certificates. `rows` have the columns `ANNOUNCED`.
     """
     for shard in sorted({row["shard"] for row in rows if row["shard"]}):
         await engine.fetch(_MOVE_SHARD, id=shard)
-    for serial in sorted(row["serial"] for row in rows if row["service"] and not row["feed"]):
-        (moved,) = await engine.fetch(_NEXT_FEED)
-        await engine.fetch(_SET_FEED, serial=serial, feed=moved["value"])
+    await events.service_certificates(row["serial"] for row in rows if row["service"])
     if rows:
         engine.hint(HINT_REVOKED)
 
@@ -68,8 +62,9 @@ async def announce(engine: ServiceEngine, rows: Sequence[Row]) -> None:
 class RevocationWriteStore:
     """Revokes certificates of services. `GenerationStore` revokes those of nodes."""
 
-    def __init__(self, engine: ServiceEngine) -> None:
+    def __init__(self, engine: ServiceEngine, events: EventStore) -> None:
         self._engine = engine
+        self._events = events
         self._audit = AuditStore(engine)
 
     async def revoke(self, serial: str, reason: int, at: datetime, entry: AuditRow) -> bool:
@@ -96,6 +91,6 @@ class RevocationWriteStore:
 
     async def _settle(self, rows: list[Row], entry: AuditRow) -> tuple[str, ...]:
         if rows:
-            await announce(self._engine, rows)
+            await announce(self._engine, self._events, rows)
             await self._audit.add(entry)
         return tuple(sorted(row["serial"] for row in rows))

@@ -21,6 +21,8 @@ CURSOR_KEY = "cursor_key"
 """The key of the signatures of lists' cursors."""
 RECONCILED = "reconciled"
 """The epoch, and the time of Breakwater's last restore, at the last comparison of generations: `EPOCH:MILLISECONDS`."""
+ISSUER = "breakwater_issuer"
+"""The key id of the CA that issued Breakwater's own certificate, as Breakwater has reported it."""
 REBUILD = "rebuild"
 """The rebuild of a lost database: `BEGIN END`, two times. No row while no rebuild runs. A rebuild that an earlier release
 began has no end; it ends REBUILD_LIFE after its begin."""
@@ -118,6 +120,14 @@ class InstallationStore:
     async def set_reconciled(self, epoch: int, restored: int) -> None:
         """Store that generations were compared in this epoch with a Breakwater that was last restored at `restored`."""
         await self._engine.fetch(_SET, name=RECONCILED, value=f"{epoch}:{restored}".encode())
+
+    async def issuer(self) -> str:
+        """The key id (hex) of the CA that issued Breakwater's own certificate; empty before the first report."""
+        row = await self._engine.fetch_one(_FIND, name=ISSUER)
+        return "" if row is None else bytes(row["value"]).decode()
+
+    async def set_issuer(self, key_id: str) -> None:
+        await self._engine.fetch(_SET, name=ISSUER, value=key_id.encode())
 
     async def rebuild(self) -> RunningRebuild | None:
         """The rebuild that runs, or whose end has passed and is not stored yet. None otherwise."""

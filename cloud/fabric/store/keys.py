@@ -18,7 +18,7 @@ be held by many transactions at a time, and covers reads only.
 | `order` | the renewal order |
 | `restore` | the last comparison with Breakwater, whether a rebuild runs, serial numbers of imported CRLs |
 | `sessions:CA` | the end of the sessions of an issuing CA |
-| `revoked` | the revoked certificates of services |
+| `revoked` | the revoked certificates of services, and the CA of Breakwater's certificate |
 | `first-events` | how far the walk over objects without an event has come |
 | `reports` | columns with reports of nodes, see below |
 | `refusal:X` | nothing; the transaction only adds an audit entry |
@@ -58,6 +58,7 @@ be held by many transactions at a time, and covers reads only.
 | record objects without an event | first-events; node, code or tenant of each | |
 | store that a code has expired | code | |
 | store reports | reports | |
+| apply Breakwater's events | revoked; `events:breakwater` for the cursor | |
 | compare a fingerprint | node | tenant |
 
 Some writes need no key, because each is one statement that is right whatever other transactions do:

@@ -1,29 +1,24 @@
 """Store: what others have revoked: certificates of services, generations of nodes without a row, serials of CRLs.
 
-Breakwater's feed reports certificates of services. A node that is reconstructed from its certificate and statement is
+Breakwater's events report certificates of services. A node that is reconstructed from its certificate and statement is
 compared with the closed generations and with the serial numbers of imported CRLs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal
 
 import msgspec
 
-from cloud.contracts.breakwater import RevokedSerial
-from cloud.fabric.store.keys import REVOKED
 from cloud.fabric.tables import ClosedNode, RevokedService
 from cloud.fabric.tables import RevokedSerial as ImportedSerial
+from cloud.mtls.revoked import RevokedCertificate
 from cloud.storage import Mapper, ServiceEngine, compiled, insert_into, param
 from protocol.faults import fault_point
 from protocol.ids import NodeId, TenantId
 
-_ALL = compiled(RevokedService.select().order_by(RevokedService.not_after, ascending=False).limit(100_000))
-_ADD = compiled(
-    insert_into(RevokedService).on_conflict(
-        target=RevokedService.serial, action="DO UPDATE", values=[RevokedService.feed]
-    )
-)
+_REVOKED_OF = Mapper(RevokedCertificate, RevokedService)
+_ALL = compiled(_REVOKED_OF.select().order_by(RevokedService.not_after, ascending=False).limit(100_000))
 _FORGET = compiled(RevokedService.delete().where(RevokedService.not_after <= param("now")))
 
 
@@ -33,16 +28,13 @@ class RevokedStore:
     def __init__(self, engine: ServiceEngine) -> None:
         self._engine = engine
 
-    async def read_all(self) -> list[RevokedSerial]:
+    async def read_all(self) -> list[RevokedCertificate]:
         """All stored serials, those that expire last first. At most 100,000, more than any cloud has."""
-        return [msgspec.convert(row, RevokedSerial) for row in await self._engine.fetch(_ALL)]
+        return [_REVOKED_OF.read(row) for row in await self._engine.fetch(_ALL)]
 
-    async def add(self, entries: Sequence[RevokedSerial]) -> None:
-        """Store entries. An entry that is stored already gets the new feed position."""
-        with fault_point("fabric.revoked.store"):
-            async with self._engine.transaction(REVOKED):
-                for entry in entries:
-                    await self._engine.fetch(_ADD, serial=entry.serial, feed=entry.feed, not_after=entry.not_after)
+    async def add(self, entry: RevokedCertificate) -> None:
+        """Store an entry in the transaction of its event, unless it is stored already."""
+        await self._engine.fetch(_REVOKED_OF.insert_new, **_REVOKED_OF.values(entry))
 
     async def forget(self, now: datetime) -> None:
         """Delete the entries of certificates that have expired at `now`."""

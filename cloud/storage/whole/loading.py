@@ -116,7 +116,7 @@ def _insert(engine: ServiceEngine, shape: Shape, count: int) -> str:
     return f'INSERT INTO "{shape.table}" ({shape.names}) VALUES {places}'  # noqa: S608  (the catalog's names)
 
 
-async def _continue_numbers(engine: ServiceEngine) -> None:
+async def continue_numbers(engine: ServiceEngine) -> None:
     """Let columns that number their rows continue after the highest loaded number. SQLite does so by itself."""
     if engine.engine_type == "sqlite":
         return
@@ -134,7 +134,7 @@ async def end_loading(service: str, location: Location, engine: ServiceEngine) -
     Raises MigrationFailed, StorageError.
     """
     async with engine.transaction():
-        await _continue_numbers(engine)
+        await continue_numbers(engine)
         return await migrate_on(service, location, engine)
 
 

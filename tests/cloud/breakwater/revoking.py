@@ -1,4 +1,4 @@
-"""Shared by the tests of CRLs, OCSP and the feed: authorities with keys, recorded certificates, and a database."""
+"""Shared by the tests of CRLs and OCSP: authorities with keys, recorded certificates, and a database."""
 
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -22,7 +22,6 @@ from cloud.breakwater.pkix.linted import Linted, assemble
 from cloud.breakwater.pkix.profiles import Issuer
 from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.revocation.crl_shards import Places, distribution
-from cloud.breakwater.revocation.feed import RevocationFeed
 from cloud.breakwater.revocation.ocsp_responder import OcspResponder
 from cloud.breakwater.revocation.root_crls import RootCrls
 from cloud.breakwater.settings import CrlSettings
@@ -44,18 +43,15 @@ SPIFFE = NodeSpiffeId(TRUST_DOMAIN, TenantId(make_id("ten", 1, bytes(10))), Node
 
 _RECORD = Statement(
     "INSERT INTO certificate (serial, request_key, profile, state, tenant, node, generation, service, spki_sha256, tbs, "
-    "certificate, not_before, not_after, caller, recorded_at, authority, shard, reason, feed, profile_version) "
+    "certificate, not_before, not_after, caller, recorded_at, authority, shard, reason, profile_version) "
     "VALUES ({serial}, {serial}, {profile}, {state}, '', '', 0, {service}, '', {tbs}, {certificate}, {not_before}, "
-    "{not_after}, 'test', {recorded_at}, {authority}, {shard}, 0, 0, 2)"
+    "{not_after}, 'test', {recorded_at}, {authority}, {shard}, 0, 2)"
 )
 _REVOKE = Statement(
     "UPDATE certificate SET state = {state}, revoked_at = {revoked_at}, reason = {reason} WHERE serial = {serial} "
-    "RETURNING shard, service"
+    "RETURNING shard"
 )
 _MOVE = Statement("UPDATE shard SET revision = revision + 1 WHERE id = {id}")
-_NEXT = Statement("UPDATE counter SET value = value + 1 WHERE name = 'revocation' RETURNING value")
-_FEED = Statement("UPDATE certificate SET feed = {feed} WHERE serial = {serial}")
-_COUNTER = Statement("INSERT INTO counter (name, value) VALUES ('revocation', 0) ON CONFLICT (name) DO NOTHING")
 
 
 def real_now() -> datetime:
@@ -192,7 +188,7 @@ class Responders:
 
 @dataclass
 class Bench:
-    """Publisher, OCSP responder and feed over one open database."""
+    """Publisher and OCSP responder over one open database."""
 
     engine: ServiceEngine
     hierarchy: Hierarchy
@@ -207,7 +203,6 @@ class Bench:
         self.responders = Responders(self.hierarchy, self.clock)
         self.publisher = self.another_publisher()
         self.responder = OcspResponder(self.revocations, self.hierarchy, self.responders, self.clock)
-        self.feed = RevocationFeed(self.revocations, self.clock)
         entries = AuditEntries(AuditRow, self.clock, os.urandom)
         self.root_crls = RootCrls(RootCrlStore(self.engine), self.hierarchy, entries, self.clock)
 
@@ -257,13 +252,9 @@ class Bench:
     async def revoke(self, number: int, reason: int = 4, state: str = "revoked") -> None:
         """Revoke a certificate with the statements of the issuer's transaction."""
         async with self.engine.transaction():
-            await self.engine.fetch(_COUNTER)
             values = {"state": state, "revoked_at": self.clock(), "reason": reason}
             (row,) = await self.engine.fetch(_REVOKE, serial=serial_text(number), **values)
             await self.engine.fetch(_MOVE, id=row["shard"])
-            if row["service"]:
-                (moved,) = await self.engine.fetch(_NEXT)
-                await self.engine.fetch(_FEED, feed=moved["value"], serial=serial_text(number))
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,7 +22,11 @@ from cloud.breakwater.keys.signer import Signer
 from cloud.breakwater.parts import Parts, Sources, open_parts
 from cloud.breakwater.pkix.linted import Linted
 from cloud.breakwater.revocation.service_certificates import ServiceCertificates
+from cloud.breakwater.store import Stores, stores_over
 from cloud.contracts.breakwater import CloseGeneration, CloseGenerations, IssueNodeCertificate, OpenGeneration
+from cloud.contracts.breakwater_events import ServiceCertificateV1
+from cloud.events.encoding import EVENTS_MAX
+from cloud.events.outbox import Outbox
 from cloud.mtls.identity import make_csr
 from cloud.storage import Location, Row, ServiceEngine, Statement
 from protocol.ids import NodeId, NodeSpiffeId, TenantId, make_id
@@ -173,6 +178,22 @@ async def issuer_at(
             yield Issuer(parts, engine, clock)
     finally:
         await engine.close()
+
+
+async def reported_certificates(issuer: Issuer) -> set[str]:
+    """The serials of the revoked certificates of services that Breakwater has published as events."""
+    page = await issuer.parts.events.snapshots.page("service_certificate/", EVENTS_MAX)
+    bodies = [
+        msgspec.json.decode(event.data, type=ServiceCertificateV1)
+        for event in page.events
+        if event.subject.startswith("service_certificate/")
+    ]
+    return {body.serial for body in bodies}
+
+
+def stores_of(engine: ServiceEngine) -> Stores:
+    """The stores over an engine, with an outbox that no process numbers."""
+    return stores_over(engine, Outbox(engine, "breakwater", lambda: START, entropy=os.urandom))
 
 
 class Watched(Signer):

@@ -10,7 +10,8 @@ from cloud.breakwater.app import breakwater_unit, opened
 from cloud.breakwater.bootstrap import initialise
 from cloud.breakwater.settings import BreakwaterSettings
 from cloud.clock import utc_now
-from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN, PATH_REVOCATIONS, Revocations
+from cloud.contracts.breakwater import PATH_DEVICE, PATH_OPEN
+from cloud.contracts.events import PATH_CHANGES, Changes
 from cloud.crypto.keyfile import write_secret
 from cloud.mtls.client import ProblemAnswer
 from cloud.process.serve import task_name
@@ -52,11 +53,11 @@ async def test_two_breakwaters_in_one_process_see_only_their_own(homes: tuple[Pa
             assert [row["serial"] for row in await live.fetch(_DEVICES)] == [f"{serial:040x}"]
         await two.running.parts.service_certificates.revoke_all("operator/anna", "ledger", "superseded")
         await two.running.parts.service_certificates.revoke_all("operator/anna", "breakwater", "superseded")
-        feeds = [
-            (await client.call("GET", f"{PATH_REVOCATIONS}?cursor=0&wait=0")).into(Revocations)
-            for client in (first, second)
-        ]
-        assert [len(feed.entries) for feed in feeds] == [0, 1]
+        for live in (one, two):
+            await live.running.parts.events.sequencer.run_once()
+        feeds = [(await client.call("GET", PATH_CHANGES)).into(Changes) for client in (first, second)]
+        of_services = [[event for event in feed.events if "service_certificate" in event.type] for feed in feeds]
+        assert list(map(len, of_services)) == [0, 1]
 
 
 async def test_the_last_rows_are_written_and_everything_is_closed_at_the_end(homes: tuple[Path, Path]) -> None:
@@ -82,8 +83,9 @@ async def test_the_unit_yields_both_listeners_and_every_background_task(homes: t
         ]
         assert [task_name(task) for task in served.tasks] == [
             "IdentityRenewal.run",
+            "OwnIdentity.publish_issuer",
+            "EventSeeding.run",
             "CrlPublisher.run",
-            "RevocationFeed.run",
             "Doorbell.run",
             "OcspResponder.run",
             "refusals",

@@ -1,20 +1,26 @@
 """`cloud.breakwater.own_identity`: Breakwater renews its certificate when its CA changes, and reports the CA."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cloud.breakwater.own_identity import LocalIssuerClient, OwnIdentity
-from cloud.contracts.breakwater import Revocations
+from cloud.contracts.breakwater_events import IdentityV1
 from cloud.mtls.identity import load_identity, make_csr
 from cloud.mtls.peer import key_id_of
-from cloud.storage import Location
+from cloud.storage import Location, StorageError
+from cloud.tasks.stopping import Stopping
 from tests.cloud.breakwater.generations import next_authority
 from tests.cloud.breakwater.support import FABRIC, Clock, Issuer, issuer_at, load, new_key
 from tests.cloud.mtls.stopping import StopAfter
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -37,15 +43,29 @@ def own_at(place: Path, issuer: Issuer) -> OwnIdentity:
         place / "passphrase",
         issuing=issuer.issuing,
         authorities=issuer.authorities,
-        feed=issuer.parts.feed,
+        event_store=issuer.parts.stores.events,
         now=issuer.clock,
     )
 
 
-async def reported(issuer: Issuer) -> str:
-    answer = await issuer.parts.feed.after(0, 0)
-    assert isinstance(answer, Revocations)
-    return answer.issuer
+@asynccontextmanager
+async def publishing(own: OwnIdentity) -> AsyncIterator[None]:
+    """Run the background task that publishes the CA."""
+    stopping = Stopping()
+    task = asyncio.create_task(own.publish_issuer(stopping))
+    try:
+        yield
+    finally:
+        stopping.request()
+        await task
+
+
+async def reported(issuer: Issuer) -> list[tuple[str, str]]:
+    """The CAs and their key ids that Breakwater has published, in order."""
+    await issuer.parts.events.sequencer.run_once()
+    answer = await issuer.parts.events.change_feed.after("", 0)
+    bodies = [msgspec.json.decode(each.data, type=IdentityV1) for each in answer.events if "identity" in each.type]
+    return [(body.authority, body.issuer) for body in bodies]
 
 
 async def test_it_asks_its_own_issuer_by_the_way_of_all_services(issuer: Issuer) -> None:
@@ -61,22 +81,61 @@ async def test_it_asks_its_own_issuer_by_the_way_of_all_services(issuer: Issuer)
 async def test_another_services_ca_has_it_renewed_and_reported(place: Path, issuer: Issuer) -> None:
     own = own_at(place, issuer)
     cas = {row.id: load(row.certificate) for row in issuer.authorities.rows()}
-    assert await reported(issuer) == key_id_of(cas["services-1"])
-    assert not own.renewal._wanted.is_set()
+    first = ("services-1", key_id_of(cas["services-1"]))
+    async with publishing(own):
+        await until("the first report", partial(reported, issuer))
+        assert await reported(issuer) == [first]
+        assert not own.renewal._wanted.is_set()
+        await issuer.authorities.activate(FABRIC, await next_authority(place, issuer, "services"))
+        assert own.renewal._wanted.is_set()
+        await until("the look at the certificate", lambda: not own._changed.is_set())
+        assert await reported(issuer) == [first]
+        await own.renewal.renew()
+        fresh = {row.id: load(row.certificate) for row in issuer.authorities.rows()}["services-2"]
+
+        async def second() -> bool:
+            return await reported(issuer) == [first, ("services-2", key_id_of(fresh))]
+
+        await until("the second report", second)
+        own.renewal.identity.leaf.verify_directly_issued_by(fresh)
+
+
+async def test_a_replica_with_the_certificate_before_reports_nothing(place: Path, issuer: Issuer) -> None:
+    """And what one replica has reported, the other does not report again."""
+    late = own_at(place, issuer)
     await issuer.authorities.activate(FABRIC, await next_authority(place, issuer, "services"))
-    assert own.renewal._wanted.is_set()
-    assert await reported(issuer) == key_id_of(cas["services-1"])
-    await own.renewal.renew()
-    fresh = {row.id: load(row.certificate) for row in issuer.authorities.rows()}["services-2"]
-    assert await reported(issuer) == key_id_of(fresh)
-    own.renewal.identity.leaf.verify_directly_issued_by(fresh)
+    early = own_at(place, issuer)
+    await early.renewal.renew()
+    for own in (late, early, early, late):
+        await own._publish()
+    assert [authority for authority, _ in await reported(issuer)] == ["services-2"]
+
+
+async def test_a_database_that_is_away_delays_the_report(
+    place: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.breakwater.own_identity.RETRY_SECONDS", 0.01)
+    own, tries = own_at(place, issuer), 0
+
+    async def away(_authority: str, _key_id: str) -> bool:
+        nonlocal tries
+        tries += 1
+        raise StorageError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(issuer.parts.stores.events, "identity", away)
+        async with publishing(own):
+            await until("two tries", lambda: tries >= 2)
+            patched.undo()
+            await until("the report", partial(reported, issuer))
 
 
 async def test_nothing_is_reported_while_its_ca_is_not_trusted(place: Path, issuer: Issuer) -> None:
-    own_at(place, issuer)
+    own = own_at(place, issuer)
     await issuer.authorities.activate(FABRIC, await next_authority(place, issuer, "services"))
     await issuer.authorities.taint(FABRIC, "services-1", "the key was stolen")
-    assert await reported(issuer) == ""
+    await own._publish()
+    assert await reported(issuer) == []
 
 
 @pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=365)])

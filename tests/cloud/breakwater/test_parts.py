@@ -47,10 +47,9 @@ async def test_two_replicas_over_one_database_work_side_by_side(home: Path, issu
         assert [row["profile"] for row in await issuer.node_rows()] == ["device"]
 
 
-async def test_a_revocation_wakes_publisher_and_feed(issuer: Issuer) -> None:
+async def test_a_revocation_wakes_the_publisher(issuer: Issuer) -> None:
     await issuer.service_certificates.revoke_all(FABRIC, "fabric", "superseded")
     assert issuer.parts.crl_publisher._woken.is_set()
-    assert issuer.parts.feed._woken.is_set()
 
 
 async def test_the_sources_that_settings_name(home: Path) -> None:

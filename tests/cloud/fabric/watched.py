@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from cloud.events.store.followed import key_of
 from cloud.fabric.store.keys import (
     FIRST_EVENTS,
     ORDER,
@@ -116,6 +117,15 @@ class Watched:
             yield key
 
 
+_BY_TABLE = {
+    "revoked_service": REVOKED,
+    "revoked_serial": RESTORE,
+    "event_cursor": key_of("breakwater"),
+    "event_applied": key_of("breakwater"),
+}
+"""The key of tables that one key covers. `trust` covers the others of these."""
+
+
 def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
     """The keys that a statement's values name."""
     match table:
@@ -142,8 +152,8 @@ def _named(table: str, sql: str, values: dict[str, Any]) -> Iterator[str]:
             yield (machines_key if table == "enrolled_component" else tenant_key)(values["tenant"])
         case "operator_token":
             yield token_key(values["id"])
-        case "tuf_metadata" | "tuf_target" | "revoked_service" | "revoked_serial":
-            yield {"revoked_service": REVOKED, "revoked_serial": RESTORE}.get(table, TRUST)
+        case "tuf_metadata" | "tuf_target" | "revoked_service" | "revoked_serial" | "event_cursor" | "event_applied":
+            yield _BY_TABLE.get(table, TRUST)
         case "installation":
             yield _of_installation(values["name"])
         case _:
@@ -171,6 +181,8 @@ def _of_installation(name: str) -> str:
         return FIRST_EVENTS
     if name in ("reconciled", "rebuild"):
         return RESTORE
+    if name == "breakwater_issuer":
+        return REVOKED
     return sessions_key(name.partition(".")[2]) if "." in name else ORDER
 
 

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.cli.errors import EXIT_REFUSED
-from cloud.contracts.breakwater import PATH_REVOCATIONS
+from cloud.contracts.events import PATH_CHANGES
 from cloud.mtls.peer import key_id_of
 from lab.cloud import Cloud
 from lab.machine import Machine
@@ -205,7 +205,7 @@ def of_the_first_generation(cloud: Cloud, paper: PaperNode) -> list[Old]:
     return [
         ("fabric", session, lambda wire: wire.ask("POST", "/v1/node/statement", Ask("n" * 32))),
         ("breakwater", session, lambda wire: renew_device(wire, request(paper.node_key))),
-        ("breakwater", fabric, lambda wire: wire.ask("GET", f"{PATH_REVOCATIONS}?cursor=0&wait=0")),
+        ("breakwater", fabric, lambda wire: wire.ask("GET", PATH_CHANGES)),
     ]
 
 

@@ -370,7 +370,6 @@ RECIPES: dict[str, Callable[[World], object]] = {
     "breakwater GET /.well-known/est/csrattrs": _nothing,
     "breakwater POST /.well-known/est/simpleenroll": lambda _: encode_base64(request(new_key())),
     "breakwater POST /.well-known/est/simplereenroll": World.renewal,
-    "breakwater GET /v1/revocations": _nothing,
     "breakwater GET /v1/changes": _nothing,
     "breakwater GET /v1/snapshot": _nothing,
     "breakwater GET /healthz": _nothing,

@@ -25,7 +25,6 @@ from cloud.breakwater.pkix.profiles import build
 from cloud.breakwater.pkix.reread import reread
 from cloud.breakwater.revocation.crl_publisher import CrlPublisher
 from cloud.breakwater.settings import CrlSettings
-from cloud.breakwater.store.authorities import AuthorityStore
 from cloud.breakwater.store.checker_reads import CheckerStore, ShardView
 from cloud.breakwater.store.root_crls import RootCrlRow, RootCrlStore
 from cloud.breakwater.store.shards import ShardStore
@@ -83,7 +82,7 @@ class Bed:
         await self.run(sql, spoilt=spoilt, **values)
 
     async def report(self, sample: int = 0, others: tuple[tuple[str, bytes], ...] = ()) -> Report:
-        rows = await AuthorityStore(self.issuer.engine).rows()
+        rows = await self.issuer.parts.stores.authorities.rows()
         store = CheckerStore(self.issuer.engine)
         crls = await self.root_crls()
         checker = Checker(store, rows, self.clock, root_crls=crls, sample=sample, choose=random.Random(1))
@@ -339,9 +338,9 @@ async def revoked_at_no_time(bed: Bed) -> Found:
 
 
 @damage
-async def revoked_and_not_in_feed(bed: Bed) -> Found:
-    await bed.spoil(bed.service, "feed = 0")
-    return {("revocation.not_in_feed", bed.service)}
+async def revoked_without_an_event(bed: Bed) -> Found:
+    await bed.run("DELETE FROM event_object WHERE subject = {subject}", subject=f"service_certificate/{bed.service}")
+    return {("revocation.no_event", bed.service)}
 
 
 # CRLs
@@ -617,7 +616,7 @@ async def test_a_shard_that_changes_during_every_read_is_reported(bed: Bed) -> N
         async def view(self, identifier: str) -> ShardView | None:
             return None
 
-    rows = await AuthorityStore(bed.issuer.engine).rows()
+    rows = await bed.issuer.parts.stores.authorities.rows()
     report = await Checker(Restless(bed.issuer.engine), rows, bed.clock, root_crls=await bed.root_crls()).run()
     assert report.counts == {"crl.unsettled": 2}
     assert (report.errors, report.warnings) == (0, 2)
@@ -641,7 +640,7 @@ async def test_findings_beyond_the_bound_are_counted(bed: Bed) -> None:
 
 async def test_progress_is_reported(bed: Bed) -> None:
     reported: list[tuple[str, int, int]] = []
-    rows = await AuthorityStore(bed.issuer.engine).rows()
+    rows = await bed.issuer.parts.stores.authorities.rows()
     store = CheckerStore(bed.issuer.engine)
     crls = await bed.root_crls()
     await Checker(store, rows, bed.clock, root_crls=crls, sample=1, progress=lambda *step: reported.append(step)).run()

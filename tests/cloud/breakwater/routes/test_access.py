@@ -9,7 +9,6 @@ from cloud.contracts.breakwater import (
     PATH_DEVICE,
     PATH_GENERATIONS,
     PATH_OPEN,
-    PATH_REVOCATIONS,
     PATH_SESSION,
     PATH_SUPERSEDE_KEYS,
 )
@@ -39,7 +38,6 @@ PEERS = {
     ("GET", PATH_GENERATIONS): "service/fabric",
     ("POST", PATH_DEVICE): "service/fabric",
     ("POST", PATH_SESSION): "service/fabric",
-    ("GET", PATH_REVOCATIONS): SERVICES,
     ("GET", PATH_CHANGES): SERVICES,
     ("GET", PATH_SNAPSHOT): SERVICES,
     ("GET", PATH_CACERTS): "anonymous",

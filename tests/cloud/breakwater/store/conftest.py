@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cloud.breakwater.store import Stores, stores_over
+from cloud.breakwater.store import Stores
 from cloud.storage import Location, ServiceEngine
 from lab.postgres import database_location
+from tests.cloud.breakwater.support import stores_of
 from tests.cloud.engines import ENGINES
 
 
@@ -24,8 +25,8 @@ async def stores(empty_database: Location) -> AsyncIterator[Stores]:
     engine.configure(empty_database)
     await engine.open()
     try:
-        made = stores_over(engine)
-        await made.authorities.make_counters()
+        made = stores_of(engine)
+        await made.authorities.make_counter()
         yield made
     finally:
         await engine.close()

@@ -16,7 +16,7 @@ STATES: tuple[AuthorityState, ...] = ("prepared", "active", "old", "tainted", "r
 
 async def test_an_empty_table_is_filled_once(stores: Stores) -> None:
     assert await stores.authorities.revision() == 0
-    await stores.authorities.make_counters()
+    await stores.authorities.make_counter()
     assert await stores.authorities.adopt([SERVICES_1, NODES_1], [entry(), entry()])
     assert not await stores.authorities.adopt([NODES_2], [entry()])
     assert await stores.authorities.rows() == (NODES_1, SERVICES_1)

@@ -54,7 +54,7 @@ async def test_a_record_has_the_fields_of_its_order(stores: Stores) -> None:
     assert (row.spki_sha256, row.tbs, row.certificate) == (key_hash(1), TBS, None)
     assert (row.not_before, row.not_after, row.recorded_at, row.revoked_at) == (NOW, NOW + DAY, NOW + HOUR, None)
     assert (row.authority, row.shard, row.profile_version) == ("nodes-1", "nodes-1.1", PROFILE_VERSION)
-    assert (row.reason, row.feed) == (0, 0)
+    assert (row.reason, row.has_event) == (0, 0)
 
 
 REFUSED: dict[str, tuple[Order, type[IssuerError]]] = {
@@ -130,7 +130,7 @@ async def test_a_repeat_of_a_record_without_a_certificate(stores: Stores) -> Non
     assert await stores.issuance.record(again, TBS, NOW + HOUR) is None
     assert await states(stores) == {1: "orphaned", 2: "recorded"}
     orphan = (await records(stores))[1]
-    assert (orphan.request_key, orphan.revoked_at, orphan.feed) == (None, NOW + HOUR, 1)
+    assert (orphan.request_key, orphan.revoked_at, orphan.has_event) == (None, NOW + HOUR, 1)
 
 
 async def test_a_certificate_is_stored_once_and_not_after_a_close(stores: Stores) -> None:
@@ -161,7 +161,7 @@ async def test_orphans(stores: Stores) -> None:
     assert await states(stores) == {1: "issued", 2: "orphaned", 3: "orphaned", 4: "recorded"}
     assert [await stores.issuance.is_revoked(number) for number in (1, 2, 3, 4, 5)] == [False, True, True, False, False]
     found = await records(stores)
-    assert [(found[number].feed, found[number].revoked_at) for number in (2, 3)] == [(1, NOW), (2, NOW + 5 * HOUR)]
+    assert [(found[number].has_event, found[number].revoked_at) for number in (2, 3)] == [(1, NOW), (1, NOW + 5 * HOUR)]
 
 
 async def test_the_newest_device_of_a_generation(stores: Stores) -> None:

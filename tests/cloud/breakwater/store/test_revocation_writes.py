@@ -1,4 +1,4 @@
-"""`cloud.breakwater.store.revocation_writes`: writes reason, time, shard revision and number in the feed."""
+"""`cloud.breakwater.store.revocation_writes`: writes reason, time, shard revision and event."""
 
 import pytest
 
@@ -21,7 +21,7 @@ async def test_one_certificate_is_revoked_once(stores: Stores) -> None:
     assert await stores.revocation_writes.revoke(serial, 1, NOW, entry())
     assert not await stores.revocation_writes.revoke(serial, 5, NOW + HOUR, entry())
     found = await records(stores)
-    assert [(row.state, row.reason, row.revoked_at, row.feed) for row in found.values()] == [
+    assert [(row.state, row.reason, row.revoked_at, row.has_event) for row in found.values()] == [
         ("revoked", 1, NOW, 1),
         ("issued", 0, None, 0),
     ]
@@ -38,7 +38,7 @@ async def test_only_a_services_certificate_is_revoked_by_its_serial(stores: Stor
 
 
 async def test_every_valid_certificate_of_a_service_is_revoked(stores: Stores) -> None:
-    """An orphan is in the feed already. It keeps its number and its time."""
+    """An orphan was reported already. It keeps its time, and is reported again with its reason."""
     await adopt(stores)
     await issue(stores, order(1, "service"))
     await stores.issuance.record(order(2, "service"), TBS, NOW)
@@ -51,9 +51,9 @@ async def test_every_valid_certificate_of_a_service_is_revoked(stores: Stores) -
     assert revoked == tuple(serial_text(number) for number in (1, 2, 4))
     assert await stores.revocation_writes.revoke_service("fabric", 1, NOW, entry()) == ()
     found = await records(stores)
-    assert {number: (row.state, row.revoked_at, row.feed) for number, row in found.items()} == {
-        1: ("revoked", NOW, 2),
-        2: ("revoked", NOW, 3),
+    assert {number: (row.state, row.revoked_at, row.has_event) for number, row in found.items()} == {
+        1: ("revoked", NOW, 1),
+        2: ("revoked", NOW, 1),
         3: ("issued", None, 0),
         4: ("revoked", NOW - HOUR, 1),
     }

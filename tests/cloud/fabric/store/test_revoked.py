@@ -1,13 +1,12 @@
-"""`cloud.fabric.store.revoked`: revoked certificates are refused after a restart, before the feed is read."""
+"""`cloud.fabric.store.revoked`: revoked certificates are refused after a restart, before Breakwater answers."""
 
 from datetime import timedelta
 from pathlib import Path
 
-from cloud.contracts.breakwater import RevokedSerial
 from cloud.fabric.peer_records import PeerRecords
 from cloud.fabric.store import Stores
 from cloud.fabric.store.revoked import ClosedRow
-from cloud.mtls.revoked import RevokedSet
+from cloud.mtls.revoked import KEPT_AFTER, RevokedCertificate, RevokedSet
 from tests.cloud.breakwater.support import Clock
 from tests.cloud.fabric.store.support import HOUR, NODES, NOW, TENANT
 from tests.cloud.fabric.support import World, world_at
@@ -15,15 +14,15 @@ from tests.cloud.fabric.support import World, world_at
 
 def revoked_set(stores: Stores, clock: Clock) -> RevokedSet:
     kept = stores.revoked
-    return RevokedSet(load=kept.read_all, save=kept.add, forget=kept.forget, now=clock, entropy=bytes)
+    return RevokedSet(load=kept.read_all, forget=kept.forget, now=clock)
 
 
 async def test_a_restarted_fabric_refuses_at_once(home: Path, databases: Path) -> None:
     clock = Clock()
-    entry = RevokedSerial(3, f"{0xBAD:040x}", clock() + timedelta(days=7))
+    entry = RevokedCertificate(f"{0xBAD:040x}", clock() + timedelta(days=7))
     async with world_at(home, databases, clock) as world:
-        await world.stores.revoked.add([entry])
-        await world.stores.revoked.add([entry])
+        await world.stores.revoked.add(entry)
+        await world.stores.revoked.add(entry)
     async with world_at(home, databases, clock, first=False) as world:
         serials = revoked_set(world.stores, clock)
         checks = PeerRecords(is_revoked=serials.__contains__, nodes=world.stores.nodes)
@@ -34,17 +33,18 @@ async def test_a_restarted_fabric_refuses_at_once(home: Path, databases: Path) -
         assert await world.stores.revoked.read_all() == [entry]
 
 
-async def test_expired_entries_are_deleted(home: Path, databases: Path) -> None:
+async def test_entries_that_expired_long_ago_are_deleted(home: Path, databases: Path) -> None:
     clock = Clock()
     async with world_at(home, databases, clock) as world:
-        await world.stores.revoked.add([RevokedSerial(1, "0" * 39 + "1", clock() + timedelta(days=1))])
-        await world.stores.revoked.add([RevokedSerial(2, "0" * 39 + "2", clock() + timedelta(days=2))])
+        for number in (1, 2):
+            end = clock() + timedelta(days=number)
+            await world.stores.revoked.add(RevokedCertificate(f"{number:040x}", end))
         serials = revoked_set(world.stores, clock)
         await serials.load()
-        clock.forward(timedelta(days=1))
+        clock.forward(timedelta(days=1) + KEPT_AFTER)
         await serials.prune()
         assert (1 in serials, 2 in serials) == (False, True)
-        assert [entry.feed for entry in await world.stores.revoked.read_all()] == [2]
+        assert [int(entry.serial, 16) for entry in await world.stores.revoked.read_all()] == [2]
 
 
 async def test_closed_generations_only_grow(world: World) -> None:

@@ -671,7 +671,7 @@ SCENARIOS = (
         _return_to_lost,
         (("fabric.closed.store", "fabric.node.reconstruct"),),
     ),
-    Scenario("revoked service", "active", _revoke_spare, (("fabric.revoked.store",),)),
+    Scenario("revoked service", "active", _revoke_spare, (("events.batch.apply",),)),
     Scenario("forged session", "active", _forge_session, (("fabric.session.refuse",),)),
     Scenario("cloud stops", "active", _stop_cloud, (("fabric.session.seen",),)),
     Scenario("renewal", "active", _renew, (("node.device.send", "node.device.replace"),), renewed=True),

@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud.breakwater.checks.checker import Checker
 from cloud.breakwater.revocation.crl_shards import crl_path
-from cloud.breakwater.store.authorities import AuthorityRow, AuthorityStore
+from cloud.breakwater.store.authorities import AuthorityRow
 from cloud.breakwater.store.checker_reads import CheckedRecord, CheckerStore
 from cloud.breakwater.store.root_crls import RootCrlStore
 from cloud.clock import utc_now
 from cloud.storage import ServiceEngine, Statement
+from tests.cloud.breakwater.support import stores_of
 from tests.system.support.issuer_walk.site import Replica, Site
 from tests.system.support.witness import Signature, is_certificate, signatures
 
@@ -59,7 +60,7 @@ async def _check(site: Site, at: Replica) -> None:
     await engine.open()
     try:
         store = CheckerStore(engine)
-        authorities = await AuthorityStore(engine).rows()
+        authorities = await stores_of(engine).authorities.rows()
         shards = await _drawn(engine)
         records = {record.serial: record for record in await _records(store)}
         # The records are read before the CRLs. So each CRL has at least the serials that were revoked in the records.

@@ -268,7 +268,18 @@ SCENARIOS = (
     Scenario("rekey", _a_device, _rekey, ("breakwater.keys.supersede",)),
     Scenario("key out of reach", _nothing, _issue_without_key, ("breakwater.certificate.give_up",)),
     Scenario("record left behind", _a_dead_record, _start, ("breakwater.certificate.orphan",)),
-    Scenario("database lost", _a_lost_database, _start_on_a_new_database, ("breakwater.authority.adopt",)),
+    Scenario(
+        "database lost",
+        _a_lost_database,
+        _start_on_a_new_database,
+        (
+            "breakwater.authority.adopt",
+            "breakwater.identity.publish",
+            "breakwater.events.seed",
+            "breakwater.events.walk",
+            "breakwater.events.finish",
+        ),
+    ),
     Scenario(
         "pki revoke --certificate",
         _a_service_certificate,
