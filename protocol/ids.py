@@ -20,7 +20,7 @@ RecoveryCodeId = NewType("RecoveryCodeId", str)
 AirgapRequestId = NewType("AirgapRequestId", str)
 EventId = NewType("EventId", str)
 
-Prefix = Literal["ten", "node", "act", "code", "tok", "req", "aud", "ren", "enr", "rcv", "rcc", "agr", "evt"]
+Prefix = Literal["ten", "node", "act", "code", "tok", "req", "aud", "ren", "enr", "rcv", "rcc", "agr", "evt", "cns"]
 ServiceName = Literal["fabric", "breakwater", "ledger", "headwaters", "conduit", "weir"]
 SERVICE_NAMES: tuple[ServiceName, ...] = ("fabric", "breakwater", "ledger", "headwaters", "conduit", "weir")
 
@@ -36,7 +36,7 @@ EKU_DEVICE_ACCEPTED = (EKU_DEVICE, EKU_DEVICE_OLD)
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_LETTERS = "[0-7][0-9a-hjkmnp-tv-z]{25}"
 """Regular expression of an id after its prefix and `_`."""
-_ID = re.compile(rf"(ten|node|act|code|tok|req|aud|ren|enr|rcv|rcc|agr|evt)_{ID_LETTERS}")
+_ID = re.compile(rf"(ten|node|act|code|tok|req|aud|ren|enr|rcv|rcc|agr|evt|cns)_{ID_LETTERS}")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?")
 _GENERATION = re.compile(r"[1-9][0-9]{0,8}")
 

@@ -286,6 +286,9 @@ SLEEPERS = {
     "tests/drills/replicas.py:_speed": "the length of a measurement",
     "tests/drills/replicas.py:_frozen": "the time for which a replica is frozen",
     "tests/drills/replicas.py:_killed": "the load before and after a kill",
+    "tests/drills/nats.py:_run": "the pace of the load",
+    "tests/drills/nats.py:_pump": "a network that is slow or passes nothing",
+    "tests/drills/nats.py:calls": "the pace of the calls",
     "tests/system/support/events_walk/producing.py:_hold": "the time for which a transaction is kept open",
 }
 """The functions under tests that may sleep, and why. A test waits for the thing itself: see tests/waiting.py."""

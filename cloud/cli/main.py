@@ -49,6 +49,11 @@ def parser() -> ArgumentParser:
     commands.load("pki", "manage the certificate authorities, on Breakwater's host", "cloud.cli.pki.commands")
     commands.load("tenant", "manage tenants and their policies for machines", "cloud.cli.tenants")
     commands.load("hardware", "show and change the hardware that a tenant trusts", "cloud.cli.hardware.commands")
+    commands.load(
+        "consumer",
+        "make, list and revoke tenants' consumers of events, on Fabric's host",
+        "cloud.cli.installation.consumers",
+    )
     commands.load("code", "make, list and revoke activation codes", "cloud.cli.codes")
     commands.load("activation", "show activations, approve or deny those that wait", "cloud.cli.activation.commands")
     commands.load("airgap", "answer machines without a network", "cloud.cli.airgap")

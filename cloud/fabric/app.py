@@ -152,7 +152,14 @@ def _fabric(settings: FabricSettings, parts: Parts, connections: Connections, ad
     api, repository = make_api(guard, services, metrics), make_repository(guard, services)
 
     nats = make_nats_parts(
-        settings.nats, settings.path, parts.stores.engine, parts.events.sequencer, "fabric", now, system_entropy
+        settings.nats,
+        settings.path,
+        parts.stores.engine,
+        parts.events.sequencer,
+        "fabric",
+        now,
+        system_entropy,
+        consumers=lambda: parts.stores.consumers.active(now()),
     )
     doorbell, room = Doorbell(parts.stores.engine, now, *nats.rings), parts.shared.wake_room
     room.listen(doorbell)

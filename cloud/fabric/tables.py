@@ -370,6 +370,18 @@ class OperatorToken(Table, db=UNBOUND, tablename="operator_token"):
     revoked_at = Timestamptz(null=True, default=None)
 
 
+class EventConsumer(Table, db=UNBOUND, tablename="event_consumer"):
+    """A tenant's consumer of the copy of events in NATS. `public_key` is that of its program, as NATS writes it."""
+
+    id = Varchar(length=ID, primary_key=True)
+    tenant = Varchar(length=ID)
+    name = Varchar(length=256)
+    public_key = Varchar(length=ID)
+    created_at = Timestamptz(default=None)
+    expires_at = Timestamptz(default=None)
+    revoked_at = Timestamptz(null=True, default=None)
+
+
 class Audit(Table, db=UNBOUND, tablename="audit"):
     """An audit entry, inserted in the transaction of the change that it records. Rows are never changed."""
 

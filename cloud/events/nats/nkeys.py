@@ -38,8 +38,13 @@ def _content(text: str) -> bytes:
 
 
 def public_text(key: Ed25519PrivateKey, kind: Kind) -> str:
-    """Return the text of the public key."""
-    return _text(bytes([_PREFIXES[kind]]) + key.public_key().public_bytes_raw())
+    """Return the text of the public key of a private key."""
+    return public_text_of(key.public_key(), kind)
+
+
+def public_text_of(key: Ed25519PublicKey, kind: Kind) -> str:
+    """Return the text of a public key."""
+    return _text(bytes([_PREFIXES[kind]]) + key.public_bytes_raw())
 
 
 def seed_text(key: Ed25519PrivateKey, kind: Kind) -> str:

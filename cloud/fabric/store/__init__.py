@@ -23,7 +23,7 @@ from cloud.fabric.store.renewals import RenewalStore
 from cloud.fabric.store.repository import RepositoryStore
 from cloud.fabric.store.revoked import ClosedStore, RevokedStore
 from cloud.fabric.store.tenants import TenantStore
-from cloud.fabric.store.tokens import TokenStore
+from cloud.fabric.store.tokens import ConsumerStore, TokenStore
 from cloud.storage import ServiceEngine
 from cloud.storage.engine import Transaction
 
@@ -39,6 +39,7 @@ class Stores:
     audit: AuditStore
     closed: ClosedStore
     codes: CodeStore
+    consumers: ConsumerStore
     denied: DeniedStore
     enrolled: EnrolledStore
     first_events: FirstEventStore
@@ -71,6 +72,7 @@ def stores_over(engine: ServiceEngine, outbox: Adds | None = None) -> Stores:
         audit=AuditStore(engine),
         closed=ClosedStore(engine),
         codes=CodeStore(engine, facts),
+        consumers=ConsumerStore(engine),
         denied=DeniedStore(engine),
         enrolled=EnrolledStore(engine),
         first_events=FirstEventStore(engine, facts),
