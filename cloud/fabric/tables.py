@@ -21,6 +21,7 @@ INDEXES = (
     ("node", "hold", "id"),
     ("node", "tenant", "overlap_until"),
     ("ek_allowed", "tenant", "id"),
+    ("event_consumer", "tenant", "id"),
     ("code", "expired", "expires_at"),
     ("airgap_exchange", "tenant", "id"),
     ("activation", "proof_hash"),

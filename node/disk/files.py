@@ -351,6 +351,16 @@ def exists(path: Path) -> bool:
     return owner_of(path) is not None
 
 
+def is_regular(path: Path) -> bool:
+    """Whether the path is a regular file. Links are not followed. Raises StateUnreadable."""
+    try:
+        return stat.S_ISREG(calls.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _read_error(path, error) from error
+
+
 def list_directory(path: Path) -> tuple[str, ...]:
     """The names in a directory, sorted. Empty if the directory is missing.
 

@@ -4,8 +4,8 @@
     STATE/version.unreadable    a file that had no version
 
 An agent that owns the state writes its own version once, if the file has a lower one or is missing. Every later start
-only reads the file. A file without a version is kept under the other name: it may have been of a newer version. An agent that knows less refuses to start. docs/upgrade.md has the rule that says when
-the version rises.
+only reads the file. A file without a version is kept under the other name: it may have been of a newer version. An
+agent that knows less refuses to start. docs/upgrade.md has the rule that says when the version rises.
 """
 
 import logging
@@ -13,7 +13,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from node.disk.files import read_bounded, remove_file, rename_file, write_atomic
+from node.disk.files import is_regular, read_bounded, remove_file, rename_file, write_atomic
 from node.errors import StateDamaged, StateError
 from node.exits import Exit
 
@@ -89,7 +89,7 @@ def keep_version(state_dir: Path) -> None:
         return
     path = state_dir / "version"
     try:
-        if path.is_file() and _has_none(state_dir):
+        if is_regular(path) and _has_none(state_dir):
             rename_file(path, _ASIDE)
         write_atomic(path, b"%d\n" % STATE_VERSION)
     except StateError as error:

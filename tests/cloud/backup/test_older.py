@@ -15,6 +15,9 @@ from tests.cloud.backup.support import UNLOCK, Content, back_up, content_of, dat
 OLDEST: dict[ServicePart, str] = {"fabric": "m0014_denied_machines", "breakwater": "m0002_sessions_by_node"}
 """The last migration of the older version."""
 
+DROPPED = 0
+"""The value of columns that a later version has dropped. Both were numbers."""
+
 
 async def of_the_older_version(installed: Installation, directory: Path) -> dict[ServicePart, Location]:
     """Databases of an older version, with the rows of `installed` as far as that version has their tables and columns."""
@@ -30,9 +33,10 @@ async def of_the_older_version(installed: Installation, directory: Path) -> dict
             for shape in await snapshot.shapes():
                 if (older := shapes.get(shape.table)) is None:
                     continue
-                places = [shape.columns.index(column) for column in older.columns]
+                names = shape.columns
                 async for page in snapshot.rows(shape):
-                    await load(engine, older, [tuple(row[place] for place in places) for row in page])
+                    rows = [dict(zip(names, row, strict=True)) for row in page]
+                    await load(engine, older, [tuple(row.get(name, DROPPED) for name in older.columns) for row in rows])
             await unmark(engine)
     return made
 

@@ -65,6 +65,7 @@ def test_the_groups() -> None:
             "trust",
             "token",
             "audit",
+            "consumer",
             "schema",
         ),
     }

@@ -90,6 +90,17 @@ def nodes_ca_pem(cloud: Cloud) -> Path:
     return cloud.directory / "breakwater" / "certs" / "nodes-ca.pem"
 
 
+class _Socket(ssl.SSLSocket):
+    """A socket that is closed if the server has gone before the handshake. CPython's `wrap_socket` leaves it open."""
+
+    def getpeername(self) -> Any:
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError("the server has gone before the handshake") from error
+
+
 class Wire:
     """One persistent connection to a listener of the cloud, as a context manager.
 
@@ -186,6 +197,7 @@ class Wire:
 def _context(root: str, identity: Identity | None) -> ssl.SSLContext:
     """The settings of TLS with this trusted root in PEM. A listener ends a refused connection, so tests connect often."""
     context = ssl.create_default_context(cadata=root)
+    context.sslsocket_class = _Socket
     if identity is not None:
         descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
         with os.fdopen(descriptor, "wb") as file:
