@@ -87,6 +87,7 @@ async def opened(settings: BreakwaterSettings, now: Now = utc_now) -> AsyncItera
         if settings.mode == "production":
             _refuse_development(parts.authorities.rows())
         await parts.executor.recover()
+        await parts.events.change_feed.begin()
         refusal_audit = RefusalAudit(parts.stores.audit, parts.entries, now)
         background = Background(parts, now)
         try:

@@ -29,6 +29,10 @@ class ChangeFeed:
         self._changed = asyncio.Event()
         self._closed = False
 
+    async def begin(self) -> None:
+        """Begin the epoch of a new database, before the service listens. Raises StorageError."""
+        await state_of(self._store, self._now())
+
     def wake(self) -> None:
         """Wake all waiting polls; there may be further events."""
         changed, self._changed = self._changed, asyncio.Event()

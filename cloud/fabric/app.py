@@ -117,6 +117,7 @@ async def opened(
         )
         async with aclosing(connections):
             parts = make_parts(stores, ports, await read_secrets(stores.installation, entropy))
+            await parts.events.change_feed.begin()
             await connections.load()
             try:
                 await parts.trust.follower.update()
