@@ -96,6 +96,7 @@ def inside(root: Path, command: str) -> list[str]:
 
 def _prepare(root: Path) -> None:
     """Let the new system reach the package indexes, and start no service when a package is installed."""
+    root.chmod(0o755)  # a temporary folder is 0700, and PostgreSQL's own user has to read `/`
     for name in FROM_HOST:
         if (Path("/") / name).exists():
             shutil.copyfile(Path("/") / name, root / name)
