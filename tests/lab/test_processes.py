@@ -48,7 +48,7 @@ def test_output_and_log_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_two_processes_of_one_name_share_their_log_only(tmp_path: Path) -> None:
-    first, second = (python(tmp_path, f"import sys; print({n}); print('log', file=sys.stderr)") for n in (1, 2))
+    first, second = (python(tmp_path, f"import os; print({n}); os.write(2, b'log\\n')") for n in (1, 2))
     assert (first.document(), second.document()) == (1, 2)
     assert first.log.read_text() == "log\nlog\n"
 
