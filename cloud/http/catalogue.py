@@ -40,7 +40,7 @@ TEXTS: Mapping[Code, Text] = {
         "The body, or the head of the request, has more bytes than the service reads. The detail has the limit.",
         elsewhere=f"{_LISTENER}, when the head is too large.",
     ),
-    "unsupported_media_type": Text("The `Content-Type` of the body is not one that the operation reads."),
+    "unsupported_media_type": Text("The operation does not read a body with this `Content-Type`."),
     "conflict": Text(
         "The request is correct, and the object is in a state that rules it out. The detail names the state: an "
         "activation that was decided already, for example.",
@@ -108,7 +108,7 @@ TEXTS: Mapping[Code, Text] = {
         "The machine answered the challenge of its activation or renewal after the challenge had ended.",
     ),
     "challenge_failed": Text(
-        "The answer to the challenge of an activation or renewal is not the one that the chip or key of the request gives.",
+        "The answer to the challenge of an activation or renewal is wrong. The chip or key of the request gives another one.",
     ),
     "activation_closed": Text(
         "The activation or the renewal has ended, or was already proved with another request.",
